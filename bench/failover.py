@@ -1,0 +1,580 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The benchmark of a failover: keepalived as shipped, tuned by hand, and zcluster, side by side.
+"""What clients notice when the master loses power, measured on the lab.
+
+Interleaved and resumable: each outage is of the system that has been measured least so far, with
+its power cut at a random time, and is one line of .cache/bench/failover.jsonl. ``report`` turns the
+lines into docs/failover.md and docs/failover.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests/lab"), str(ROOT / "roles/lab/files")]
+
+from product import (  # noqa: E402
+    LAB_NAME,
+    LAB_VARS,
+    content_id,
+    create_cluster,
+    run_playbook,
+    wait_settled,
+)
+from traffic import traffic  # noqa: E402
+from zcluster_lab import BALANCERS, BARE, Lab  # noqa: E402
+
+RESULTS = ROOT / ".cache/bench/failover.jsonl"
+DOCS = ROOT / "docs"
+ESTABLISHED = 200
+MANY = 10_000
+BUSY_SECONDS = 120
+# A new request every 5 ms, whatever became of the ones before; when each began and was answered.
+REQUESTS = """
+import asyncio, json, sys, time
+answers = []
+async def ask():
+    began = time.time()
+    try:
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(sys.argv[1], 8080), 1)
+        writer.write(b"GET / HTTP/1.0\\r\\n\\r\\n")
+        good = b" 200 " in await asyncio.wait_for(reader.readline(), 1)
+        writer.close()
+    except (OSError, TimeoutError, asyncio.TimeoutError):
+        good = False
+    if good:
+        answers.append((began, time.time()))
+async def main():
+    asked = []
+    end = time.monotonic() + float(sys.argv[2])
+    while time.monotonic() < end:
+        asked.append(asyncio.ensure_future(ask()))
+        await asyncio.sleep(0.005)
+    await asyncio.gather(*asked)
+asyncio.run(main())
+print(json.dumps(answers))
+"""
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to make a pair; `profile` is ours, else keepalived with `advert_int` seconds.
+
+    `haproxy`: hot (it runs on both), cold (started by zcluster on promotion), or script (started by
+    a notify script written by hand).
+    """
+
+    name: str
+    label: str
+    interval: float
+    missed: int = 3
+    profile: str = ""
+    reference: str = ""
+    kinds: tuple[str, ...] = ("outage", "many", "false")
+    haproxy: str = "hot"
+
+    @property
+    def detection(self) -> float:
+        """Seconds until a silent master is given up, at most (skew time left out)."""
+        return self.interval * self.missed
+
+
+SYSTEMS = {
+    system.name: system
+    for system in (
+        System("stock", "keepalived, stock: VRRPv2, 1 s", 1.0),
+        System("tuned-0.1", "keepalived, tuned by hand, 0.1 s", 0.1),
+        System(
+            "standard",
+            "zcluster, profile standard (0.1 s)",
+            0.1,
+            profile="standard",
+            reference="tuned-0.1",
+            kinds=("outage", "many", "false", "http"),
+        ),
+        System("tuned-0.02", "keepalived, tuned by hand, 0.02 s", 0.02),
+        System("fast", "zcluster, profile fast (0.02 s)", 0.02, 3, "fast", "tuned-0.02"),
+        System("tuned-0.5", "keepalived, tuned by hand, 0.5 s, 6 missed", 0.5, 6),
+        System("wan", "zcluster, profile wan (0.5 s, 6 missed)", 0.5, 6, "wan", "tuned-0.5"),
+        System(
+            "cold",
+            "zcluster, profile standard, haproxy cold",
+            0.1,
+            profile="standard",
+            kinds=("http",),
+            haproxy="cold",
+        ),
+        System(
+            "script",
+            "keepalived, 0.1 s, notify script starts haproxy",
+            0.1,
+            kinds=("http",),
+            haproxy="script",
+        ),
+    )
+}
+
+
+# --------------------------------------------------------------------------------------------------
+# Preparing
+# --------------------------------------------------------------------------------------------------
+
+
+def keepalived_conf(lab: Lab, system: System, number: int) -> str:
+    """keepalived.conf of a node (0 or 1), as the manual pages lead one to write it."""
+    settings = lab.settings
+    lines = []
+    if system.name != "stock":
+        lines += [
+            "global_defs {",
+            "    script_user root",
+            "    vrrp_version 3",
+            "    vrrp_rt_priority 50",
+            "    vrrp_rlimit_rttime 100000",
+            "    vrrp_no_swap",
+            "}",
+        ]
+    lines += [
+        "vrrp_sync_group pair {",
+        "    group {",
+        "        front",
+        "        back",
+        "    }",
+    ]
+    if system.haproxy == "script":
+        lines += [
+            '    notify_master "/usr/bin/systemctl start haproxy"',
+            '    notify_backup "/usr/bin/systemctl stop haproxy"',
+        ]
+    lines.append("}")
+    own, peer = BALANCERS[number], BALANCERS[1 - number]
+    for network, vips in (("front", (100, 101)), ("back", (100,))):
+        lines += [
+            f"vrrp_instance {network} {{",
+            f"    interface {own.interface(network)}",
+            "    virtual_router_id 51",
+        ]
+        if system.name == "stock":
+            state, priority = ("MASTER", 150) if number == 0 else ("BACKUP", 100)
+            lines += [f"    state {state}", f"    priority {priority}", "    advert_int 1"]
+        else:
+            lines += [
+                "    state BACKUP",
+                "    nopreempt",
+                f"    priority {254 - number}",
+                f"    advert_int {system.interval}",
+                f"    down_timer_adverts {system.missed}",
+                f"    unicast_src_ip {settings.address(network, own.networks[network])}",
+                "    unicast_peer {",
+                f"        {settings.address(network, peer.networks[network])}",
+                "    }",
+            ]
+        lines.append("    virtual_ipaddress {")
+        bits = settings.prefix(network).rpartition("/")[2]
+        lines += [f"        {settings.address(network, vip)}/{bits}" for vip in vips]
+        lines += ["    }", "}"]
+    return "\n".join(lines) + "\n"
+
+
+def make_by_hand(lab: Lab, system: System) -> None:
+    """A pair of keepalived alone: same packages, same service, no zcluster."""
+    first, second = (node.name for node in BALANCERS)
+    for path in ("/etc/nftables.conf", "/etc/haproxy/haproxy.cfg"):
+        text = lab.exec(first, "cat", path).stdout
+        lab.exec(second, "sh", "-c", f"cat > {path}; chmod 755 {path}", stdin=text)
+    for number, node in enumerate((first, second)):
+        install = "DEBIAN_FRONTEND=noninteractive apt-get install -qq -y keepalived >/dev/null"
+        lab.exec(node, "sh", "-c", install, timeout=300)
+        conf = keepalived_conf(lab, system, number)
+        lab.exec(node, "sh", "-c", "cat > /etc/keepalived/keepalived.conf", stdin=conf)
+        lab.exec(node, "systemctl", "enable", "-q", "nftables", "haproxy", "keepalived")
+        if system.haproxy == "script":
+            lab.exec(node, "systemctl", "disable", "-q", "haproxy")
+
+
+def prepare(lab: Lab, inventory: Path, system: System) -> str:
+    """The snapshot of a system that is ready; made when it is not there yet."""
+    name = f"bench-{system.name}-{content_id(lab, inventory)}"
+    if name in lab.snapshots():
+        return name
+    for old in lab.snapshots():
+        if old.startswith(f"bench-{system.name}-"):
+            lab.forget(old)
+    lab.restore(BARE)
+    if system.profile:
+        services = ["nftables", {"name": "haproxy", "standby": system.haproxy}]
+        settings = {"zcluster_profile": system.profile, "zcluster_services": services}
+        run = create_cluster(lab, inventory, "-e", json.dumps(settings))
+        if run.returncode:
+            raise SystemExit(run.output)
+        wait_settled(lab)
+    else:
+        make_by_hand(lab, system)
+    lab.snapshot(name)
+    print(f"prepared: {system.label}", flush=True)
+    return name
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+
+def serving(lab: Lab) -> list[str]:
+    """The nodes that have the virtual IP."""
+    vip = f" {lab.settings.address('front', 100)}/"
+    names = [node.name for node in BALANCERS]
+    return [name for name in names if vip in lab.exec(name, "ip", "-o", "address").stdout]
+
+
+def ready(lab: Lab, system: System) -> str:
+    """The master, once the pair has been at rest for some intervals."""
+    end = time.monotonic() + 120
+    since, last = time.monotonic(), [""]
+    while True:
+        now = serving(lab)
+        if now != last or len(now) != 1:
+            since, last = time.monotonic(), now
+        elif time.monotonic() - since > 2 + 3 * system.detection:
+            break
+        if time.monotonic() > end:
+            raise SystemExit(f"{system.name}: nobody serves, or both: {now}")
+        time.sleep(0.1)
+    if system.profile:
+        wait_settled(lab)
+    return serving(lab)[0]
+
+
+def measure_outage(lab: Lab, system: System, connections: int) -> dict[str, Any]:
+    """Cut the power of the master at a random time; what the clients noticed."""
+    master = ready(lab, system)
+    pace = ("--message-interval", str(max(0.3, connections / 1000)))
+    with traffic(lab, "--interval-ms", "2", *pace, connections=connections) as noticed:
+        time.sleep(random.uniform(0.5, 0.5 + 2 * system.interval))
+        lab.power_off(master)
+        time.sleep(2 + 2 * system.detection)
+    return {
+        "outage_ms": noticed.longest_gap_ms,
+        "client_pause_ms": noticed.pauses_ms,
+        "opened": noticed.tcp_opened,
+        "alive": noticed.tcp_alive,
+        "reset": noticed.tcp_reset,
+        "stall_ms": noticed.tcp_longest_stall_ms,
+    }
+
+
+def takeovers(lab: Lab) -> int:
+    """How often the two became master since they booted, by keepalived's own log."""
+    count = 0
+    for node in BALANCERS:
+        lines = lab.exec(node.name, "journalctl", "--boot", "--output=cat", "--unit=keepalived")
+        count += lines.stdout.count("Entering MASTER STATE")
+    return count
+
+
+def measure_false(lab: Lab, system: System, _: int) -> dict[str, Any]:
+    """All cores busy, nothing broken: each change of master is a false one."""
+    ready(lab, system)
+    before = takeovers(lab)
+    loops = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(2 * (os.cpu_count() or 2))
+    ]
+    try:
+        time.sleep(BUSY_SECONDS)
+    finally:
+        for loop in loops:
+            loop.kill()
+    return {"takeovers": takeovers(lab) - before, "seconds": BUSY_SECONDS}
+
+
+def promoted_at(lab: Lab, node: str) -> float:
+    """When a node last became master, by keepalived's own log (Unix time: all share one clock)."""
+    shown = lab.exec(node, "journalctl", "--boot", "--output=json", "--unit=keepalived").stdout
+    lines = [json.loads(line) for line in shown.splitlines()]
+    times = [x["__REALTIME_TIMESTAMP"] for x in lines if "Entering MASTER STATE" in x["MESSAGE"]]
+    return int(times[-1]) / 1e6
+
+
+def measure_http(lab: Lab, system: System, _: int) -> dict[str, Any]:
+    """Cut the power of the master; from the promotion of the other to the first good answer."""
+    master = ready(lab, system)
+    other = next(node.name for node in BALANCERS if node.name != master)
+    vip = lab.settings.address("front", 101)
+    asking = lab.start_process("client", "python3", "-c", REQUESTS, vip, "8")
+    time.sleep(random.uniform(0.5, 0.5 + 2 * system.interval))
+    cut = lab.power_off(master)
+    answers = json.loads(asking.communicate(timeout=60)[0])
+    promoted = promoted_at(lab, other)
+    if promoted < cut or not any(end < cut for _, end in answers):
+        raise SystemExit(f"{system.name}: no takeover, or no service before the cut")
+    # A SYN that the dead one never got is sent again a second later: only who begins afterwards.
+    first = min((end for began, end in answers if began > cut and end > promoted), default=None)
+    return {"http_ms": round((first - promoted) * 1000, 1) if first else None}
+
+
+KINDS: dict[str, tuple[Callable[[Lab, System, int], dict[str, Any]], int]] = {
+    "outage": (measure_outage, ESTABLISHED),
+    "many": (measure_outage, MANY),
+    "false": (measure_false, 0),
+    "http": (measure_http, 0),
+}
+
+
+def load() -> list[dict[str, Any]]:
+    """All measurements there are."""
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+
+
+def next_due(rows: Sequence[dict[str, Any]], rounds: dict[str, int], names: Sequence[str]) -> Any:
+    """The system and kind measured least, relative to what is wanted; None when all is done."""
+    due = []
+    for kind, wanted in rounds.items():
+        for name in (name for name in names if kind in SYSTEMS[name].kinds):
+            done = sum(row["system"] == name and row["kind"] == kind for row in rows)
+            if done < wanted:
+                due.append((done / wanted, random.random(), name, kind))
+    return min(due)[2:] if due else None
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure until every system has its rounds, or the time is over."""
+    inventory = ROOT / "inventories/lab"
+    if LAB_NAME != "zcluster-lab":
+        inventory = ROOT / ".cache/inventories" / LAB_NAME
+    words = f"lab_name={LAB_NAME} lab_inventory_dir={inventory} {LAB_VARS}".split()
+    up = run_playbook("zcluster.ha.lab_up", *(part for word in words for part in ("-e", word)))
+    if up.returncode:
+        raise SystemExit(up.output)
+    lab = Lab.open(LAB_NAME)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + options.seconds if options.seconds else math.inf
+    rounds = {kind: getattr(options, kind) for kind in KINDS}
+    if options.prepare:
+        for name in options.systems:
+            prepare(lab, inventory, SYSTEMS[name])
+        return
+    while due := next_due(load(), rounds, options.systems):
+        if time.monotonic() > end:
+            print("out of time: run it again to go on")
+            break
+        name, kind = due
+        system, (measure, connections) = SYSTEMS[name], KINDS[kind]
+        lab.restore(prepare(lab, inventory, system))
+        row = {"system": name, "kind": kind, "at": round(time.time())}
+        row |= measure(lab, system, connections)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+# --------------------------------------------------------------------------------------------------
+# Reporting
+# --------------------------------------------------------------------------------------------------
+
+
+def quartiles(values: Iterable[float]) -> tuple[float, float, float, float, float]:
+    """Least, lower quartile, median, upper quartile, greatest."""
+    ordered = sorted(values)
+    if len(ordered) < 2:
+        return (ordered[0],) * 5
+    low, middle, high = statistics.quantiles(ordered, n=4, method="inclusive")
+    return ordered[0], low, middle, high, ordered[-1]
+
+
+def outages(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """System -> its outages in ms, for those that were measured."""
+    found = {
+        name: [r["outage_ms"] for r in rows if r["system"] == name and r["kind"] == "outage"]
+        for name in SYSTEMS
+    }
+    return {name: values for name, values in found.items() if values}
+
+
+def verdicts(measured: dict[str, list[float]], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The aims, each with the figure that was measured."""
+    said = []
+    for name, values in measured.items():
+        system = SYSTEMS[name]
+        if system.reference in measured:
+            middle, theirs = statistics.median(values), quartiles(measured[system.reference])
+            ratio = middle / theirs[2]
+            met = ratio <= 1.05 or theirs[1] <= middle <= theirs[3]
+            said.append(
+                f"{name}: {ratio:.2f} of the median of {system.reference}"
+                f" ({'met' if met else 'NOT met'}: at most 1.05, or within its quartiles)"
+            )
+    if "fast" in measured and "stock" in measured:
+        ratio = statistics.median(measured["stock"]) / statistics.median(measured["fast"])
+        said.append(
+            f"fast: {ratio:.0f} times faster than stock settings"
+            f" ({'met' if ratio >= 25 else 'NOT met'}: at least 25)"
+        )
+    ours = [row for row in rows if SYSTEMS[row["system"]].profile]
+    cuts = [row for row in ours if row["kind"] in ("outage", "many")]
+    lost = [row for row in cuts if row["alive"] < row["opened"]]
+    runs = len(cuts)
+    said.append(f"every connection alive in {runs - len(lost)} of {runs} outages of zcluster")
+    false = [row["takeovers"] for row in ours if row["kind"] == "false"]
+    if false:
+        said.append(f"{sum(false)} false takeovers in {len(false)} runs with all cores busy")
+    return said
+
+
+def alive(rows: Sequence[dict[str, Any]], name: str, kind: str) -> str:
+    """Connections that survived: the median, and the least of all runs."""
+    found = [row["alive"] for row in rows if row["system"] == name and row["kind"] == kind]
+    return f"{statistics.median(found):.0f} ({min(found)})" if found else "not measured"
+
+
+def false_of(rows: Sequence[dict[str, Any]], name: str) -> str:
+    """False takeovers of each run."""
+    found = [row["takeovers"] for row in rows if row["system"] == name and row["kind"] == "false"]
+    return ", ".join(map(str, found)) if found else "not measured"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """docs/failover.md."""
+    measured = outages(rows)
+    lines = [
+        "# What clients notice when the master loses power",
+        "",
+        "Measured by `make bench-failover` in one run, on the lab (two systemd containers on one",
+        f"machine with {os.cpu_count()} cores): all links of the master are cut at a random time,"
+        " then it is killed; the",
+        "systems take turns. Outage: the longest time between two UDP round trips through the",
+        "virtual IP, in ms. Alive: TCP connections through NAT to four backends that still answer",
+        "afterwards, median (least). Read the ratios: the machine is shared.",
+        "",
+        "![Outages](failover.svg)",
+        "",
+        "| system | runs | least | 25 % | median | 75 % | most | alive of 200 | alive of 10,000 |"
+        f" false takeovers in {BUSY_SECONDS} s, all cores busy |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, values in measured.items():
+        five = " | ".join(f"{value:.0f}" for value in quartiles(values))
+        survived = f"{alive(rows, name, 'outage')} | {alive(rows, name, 'many')}"
+        lines.append(
+            f"| {SYSTEMS[name].label} | {len(values)} | {five} | {survived}"
+            f" | {false_of(rows, name)} |"
+        )
+    lines += ["", *(f"- {word}" for word in verdicts(measured, rows)), ""]
+    lines += http_table(rows)
+    return "\n".join(lines)
+
+
+def http_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """From promotion to the first good answer through haproxy, for each way to have it ready."""
+    lines = []
+    for name, system in SYSTEMS.items():
+        found = [r["http_ms"] for r in rows if r["system"] == name and r["kind"] == "http"]
+        answered = [ms for ms in found if ms is not None]
+        if answered:
+            five = " | ".join(f"{value:.0f}" for value in quartiles(answered))
+            never = len(found) - len(answered)
+            lines.append(f"| {system.label}, {system.haproxy} | {len(found)} | {five} | {never} |")
+    if not lines:
+        return []
+    return [
+        "## A service on the node: haproxy",
+        "",
+        "From keepalived's promotion of the backup to the first good HTTP answer through the",
+        "virtual IP, in ms; a new request every 5 ms. Never: no good answer within 8 s.",
+        "",
+        "| system, haproxy | runs | least | 25 % | median | 75 % | most | never |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        *lines,
+        "",
+    ]
+
+
+def plot(rows: Sequence[dict[str, Any]]) -> str:
+    """docs/failover.svg: each outage a dot, the box from quartile to quartile, logarithmic."""
+    measured = outages(rows)
+    left, width, step, top = 300, 560, 34, 20
+    height = top + step * len(measured) + 44
+    least, most = 10.0, 10_000.0
+
+    def x(ms: float) -> float:
+        share = math.log(max(ms, least) / least) / math.log(most / least)
+        return round(left + width * share, 1)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 30}" height="{height}"'
+        ' font-family="sans-serif" font-size="13">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    bottom = top + step * len(measured)
+    for tick in (10, 30, 100, 300, 1000, 3000, 10_000):
+        parts.append(f'<path d="M{x(tick)} {top}V{bottom}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x(tick)}" y="{bottom + 18}" text-anchor="middle">{tick}</text>')
+    middle_x = left + width / 2
+    parts.append(f'<text x="{middle_x}" y="{bottom + 38}" text-anchor="middle">outage, ms</text>')
+    for index, (name, values) in enumerate(measured.items()):
+        y = top + step * index + step // 2
+        colour = "#1b7837" if SYSTEMS[name].profile else "#762a83"
+        _, low, middle, high, _ = quartiles(values)
+        box = max(2.0, x(high) - x(low))
+        parts.append(
+            f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{SYSTEMS[name].label}</text>'
+        )
+        parts.append(
+            f'<rect x="{x(low)}" y="{y - 9}" width="{box:.1f}" height="18" fill="{colour}"'
+            ' fill-opacity="0.25"/>'
+        )
+        parts.append(f'<path d="M{x(middle)} {y - 9}v18" stroke="{colour}" stroke-width="2"/>')
+        parts += [
+            f'<circle cx="{x(v)}" cy="{y}" r="2.5" fill="{colour}" fill-opacity="0.6"/>'
+            for v in values
+        ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def report(_: argparse.Namespace) -> None:
+    """Write both files from what was measured."""
+    rows = load()
+    if not outages(rows):
+        raise SystemExit(f"{RESULTS}: nothing was measured yet")
+    DOCS.mkdir(exist_ok=True)
+    (DOCS / "failover.md").write_text(table(rows), encoding="utf-8")
+    (DOCS / "failover.svg").write_text(plot(rows), encoding="utf-8")
+    print(table(rows))
+
+
+def main() -> None:
+    """The two verbs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    measure = verbs.add_parser("run", help="measure")
+    measure.add_argument("--outage", type=int, default=20, help="outages of each system")
+    measure.add_argument("--many", type=int, default=3, help=f"outages with {MANY} connections")
+    measure.add_argument("--false", type=int, default=1, help="runs with all cores busy")
+    measure.add_argument("--http", type=int, default=20, help="promotions under HTTP requests")
+    measure.add_argument("--seconds", type=float, default=0, help="begin nothing after so long")
+    measure.add_argument("--prepare", action="store_true", help="make the pairs, measure nothing")
+    measure.add_argument("--systems", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
+    measure.set_defaults(do=run)
+    verbs.add_parser("report", help="write docs/failover.md and .svg").set_defaults(do=report)
+    options = parser.parse_args()
+    options.do(options)
+
+
+if __name__ == "__main__":
+    main()

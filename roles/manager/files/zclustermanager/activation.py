@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Command replication: what is synchronized is validated and activated, in order, within limits.
+
+Outcomes are kept over a reboot; how a service is now, is always looked at (see `present`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import shlex
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import durable, journal, processes, units
+from .settings import RUNTIME_DIR, STATE_DIR, Cluster, Service
+from .units import Unit
+
+OUTCOMES = STATE_DIR / "services.json"
+# Written by the daemon's keeper: what it cannot keep alive, and what it has started.
+LIVE = RUNTIME_DIR / "services.json"
+LOCK = RUNTIME_DIR / "activation.lock"
+
+
+class State(enum.Enum):
+    """What a service of a node is, in the words of `zcluster services`."""
+
+    ACTIVE = "active"
+    STANDBY = "standby"
+    STARTING = "starting"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    STOPPED = "stopped by operator"
+
+
+BAD = (State.REJECTED, State.FAILED, State.STOPPED)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What validating and activating a service came to; why: the program's own words."""
+
+    state: State
+    why: str = ""
+
+    def words(self, name: str) -> str:
+        """For a message."""
+        if self.state is State.REJECTED:
+            return f"rejected by {name}: {self.why}"
+        if self.state is State.STOPPED:
+            return f"{name} is stopped by operator"
+        return f"{name} {self.state.value}" + (f": {self.why}" if self.why else "")
+
+
+@dataclass(frozen=True)
+class Live:
+    """What the keeper knows: services it cannot keep alive (and why), those it has started."""
+
+    failing: dict[str, str] = field(default_factory=dict)
+    started: frozenset[str] = frozenset()
+
+
+def depending(services: Iterable[Service], changed: Iterable[str]) -> list[Service]:
+    """The services that read one of the changed paths, in the order in which they start."""
+    paths = list(changed)
+    return [
+        service
+        for service in services
+        if any(
+            path == mine or path.startswith(mine.rstrip("/") + "/")
+            for path in paths
+            for mine in service.paths
+        )
+    ]
+
+
+def validate(service: Service) -> Result | None:
+    """Ask the service's program about its configuration; None when it has nothing against it."""
+    if not service.validate:
+        return None
+    checked = processes.bounded(shlex.split(service.validate), service.validate_seconds)
+    return None if checked.ok else Result(State.REJECTED, checked.finding)
+
+
+def activate(service: Service, *, master: bool) -> Result:
+    """Validate, then tell the service; what runs goes on running when it rejects its new files."""
+    if rejected := validate(service):
+        return rejected
+    ready = Result(State.ACTIVE if master else State.STANDBY)
+    if service.cold and not master:
+        return ready
+    if service.unit and units.look([service.unit])[service.unit].stopped:
+        return Result(State.STOPPED)
+    done = processes.bounded(_telling(service), service.change_seconds)
+    return ready if done.ok else Result(State.FAILED, units.complaint(done))
+
+
+def _telling(service: Service) -> list[str]:
+    if service.on_change == "command":
+        return shlex.split(service.command or "true")
+    if service.on_change == "nothing":
+        return ["true"]
+    verb = "reload-or-restart" if service.on_change == "reload" else "restart"
+    return ["systemctl", verb, "--", service.unit]
+
+
+def alone() -> contextlib.AbstractContextManager[None]:
+    """One activation at a time on this node, whoever asks for it."""
+    return durable.locked(LOCK)
+
+
+def run(services: Iterable[Service], *, master: bool) -> dict[str, Result]:
+    """Activate services in order and keep the outcomes; call it `alone`."""
+    results = {}
+    for service in services:
+        began = time.monotonic()
+        results[service.name] = result = activate(service, master=master)
+        keep({service.name: result})
+        journal.record(
+            "service",
+            name=service.name,
+            state=result.state.value,
+            why=result.why,
+            seconds=round(time.monotonic() - began, 3),
+        )
+    return results
+
+
+def passive(
+    cluster: Cluster, changed: Iterable[str], *, generation: str | None = None
+) -> dict[str, Any]:
+    """Activate all services that depend on the changed paths; the outcome of each, as data.
+
+    Only then is the generation noted as activated: whatever ends this early, the keeper goes on.
+    """
+    with alone():
+        results = run(depending(cluster.services, changed), master=False)
+        if generation:
+            note_activated(generation)
+    return {name: _plain(result) for name, result in results.items()}
+
+
+def activated() -> str | None:
+    """The generation whose services were activated here last."""
+    return _kept().get("generation")
+
+
+def note_activated(generation: str) -> None:
+    """Remember it durably."""
+    _update(lambda kept: kept | {"generation": generation})
+
+
+def keep(results: dict[str, Result]) -> None:
+    """Make outcomes durable."""
+    plain = {name: _plain(result) for name, result in results.items()}
+    _update(lambda kept: kept | {"services": kept.get("services", {}) | plain})
+
+
+def outcomes() -> dict[str, Result]:
+    """The outcome of each service's last activation."""
+    found: dict[str, Any] = _kept().get("services", {})
+    return {name: Result(State(kept["state"]), kept["why"]) for name, kept in found.items()}
+
+
+def live() -> Live:
+    """What the keeper knows; nothing where it does not run."""
+    told = durable.read_json(LIVE) or {}
+    return Live(told.get("failing", {}), frozenset(told.get("started", [])))
+
+
+def present(
+    service: Service, unit: Unit | None, kept: Result | None, known: Live, *, master: bool
+) -> Result:
+    """What a service is now: its unit as it was just seen, what was found out about it before."""
+    ready = Result(State.ACTIVE if master else State.STANDBY)
+    idle = service.cold and not master
+    down = unit is not None and not unit.runs and not idle
+    ended = not service.cold or service.name in known.started
+    # The first that applies: what does not run comes before what it runs with.
+    table: tuple[tuple[object, Result | None], ...] = (
+        (service.name in known.failing, Result(State.FAILED, known.failing.get(service.name, ""))),
+        (down and unit and unit.died, Result(State.FAILED, unit.words if unit else "")),
+        (down and unit and unit.stopped and ended, Result(State.STOPPED)),
+        (kept and kept.state is State.REJECTED, kept),
+        (down, Result(State.STARTING, unit.words if unit else "")),
+        (kept and kept.state is State.FAILED and not idle, kept),
+    )
+    return next((result for applies, result in table if applies and result), ready)
+
+
+def report(cluster: Cluster, *, master: bool) -> list[dict[str, Any]]:
+    """All services of this node as they are now, in the order in which they start."""
+    seen, kept, known = units.look(s.unit for s in cluster.services), outcomes(), live()
+    return [
+        {
+            "name": service.name,
+            "standby": service.standby,
+            "critical": service.critical,
+            "unit": service.unit,
+            "runs": bool(service.unit) and seen[service.unit].runs,
+            **_plain(
+                present(
+                    service,
+                    seen.get(service.unit),
+                    kept.get(service.name),
+                    known,
+                    master=master,
+                )
+            ),
+        }
+        for service in cluster.services
+    ]
+
+
+def troubles(services: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """The services of a report that are not as they should be: name -> words."""
+    return {
+        told["name"]: Result(State(told["state"]), told["why"]).words(told["name"])
+        for told in services
+        if State(told["state"]) in BAD
+    }
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    return {"state": result.state.value, "why": result.why}
+
+
+def _kept() -> dict[str, Any]:
+    kept: dict[str, Any] = durable.read_json(OUTCOMES) or {}
+    return kept
+
+
+def _update(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    # Only a look: a full disk must not stop an activation.
+    with contextlib.suppress(OSError), durable.locked(RUNTIME_DIR / "services.lock"):
+        durable.write_json(OUTCOMES, change(_kept()))

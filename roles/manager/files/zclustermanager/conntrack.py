@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""conntrackd's own word: whether it answers, and whether the two tables are linked."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from . import durable, processes
+from .settings import RUNTIME_DIR
+
+CONFIGURATION = "/etc/zcluster/conntrackd.conf"
+UNIT = "conntrackd.service"
+# FTFW speaks at least once a second, if only to say that it is alive (conntrackd's sync-ftfw.c).
+# Seconds without a word that make a link silent, and between two looks (each starts a process).
+SILENCE, LOOK_EVERY = 3.0, 2.0
+# Held by whoever commits: conntrackd skips a commit while another one runs (its cache-ct.c), and
+# the one at a takeover, which keepalived starts under the same lock, must not be skipped.
+COMMIT_LOCK = RUNTIME_DIR / "commit.lock"
+# The backup commits what it heard now and then, so that the last commit at a takeover is short; it
+# spends at most this part of its time on it.
+COMMIT_EVERY, COMMIT_SHARE = 1.0, 0.3
+# What a standby's kernel may track beyond what it must, before it is weeded; seconds on standby
+# before the first time, and between two.
+SPARE = 1000
+WEED_EVERY = 60.0
+# Seconds after which a standby that died holds nothing back any more (nft(8), timeout), and after
+# which one that lives says so again.
+HOLD, HOLD_AGAIN = 10, 4.0
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Messages over the cluster link since conntrackd started."""
+
+    sent: int
+    received: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Connections this node tracks and knows of its peer's, messages the peer has not confirmed."""
+
+    tracked: int
+    foreign: int
+    unconfirmed: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Conntrackd:
+    """Whether it answers, and (None: not known yet) whether it hears its peer."""
+
+    answers: bool
+    linked: bool | None = None
+    why: str = ""
+
+
+def command(*arguments: str, timeout: float = 5.0) -> processes.Outcome:
+    """Ask the running conntrackd something."""
+    return processes.run(["conntrackd", "-C", CONFIGURATION, *arguments], timeout=timeout)
+
+
+def parse(text: str) -> Traffic | None:
+    """Bytes sent and received, from `conntrackd -s link` or `-s network` (conntrackd(8))."""
+    sent = re.search(r"(\d+)\s+Bytes sent", text)
+    received = re.search(r"(\d+)\s+Bytes recv", text)
+    if not sent or not received:
+        return None
+    return Traffic(int(sent[1]), int(received[1]))
+
+
+def look() -> tuple[Traffic | None, str]:
+    """Its counters now; None and the reason when it does not answer."""
+    outcome = command("-s", "network", timeout=2.0)
+    if not outcome.ok:
+        return None, outcome.words
+    return parse(outcome.out), ""
+
+
+def entries(cache: str) -> int | None:
+    """Entries of its `internal` (this node's) or `external` (the peer's) cache; None: no answer."""
+    outcome = command("-s", "cache", timeout=2.0)
+    counted = re.search(rf"cache:{cache}\s+active objects:\s+(\d+)", outcome.out)
+    return int(counted[1]) if outcome.ok and counted else None
+
+
+def parse_figures(caches: str, queues: str) -> Figures | None:
+    """The counters of `conntrackd -s` and `-s queue` (conntrackd(8)); None if they are not there.
+
+    What is in the resend queue is not confirmed yet: up to an acknowledgement window of it is
+    normal (ACKWindowSize), more is how far the peer is behind.
+    """
+
+    def number(pattern: str, text: str) -> int | None:
+        found = re.search(pattern, text, re.DOTALL)
+        return int(found[1]) if found else None
+
+    tracked = number(r"cache internal:.*?current active connections:\s+(\d+)", caches)
+    foreign = number(r"cache external:.*?current active connections:\s+(\d+)", caches)
+    waiting = number(r"queue rsqueue:.*?current elements:\s+(\d+)", queues)
+    lost = number(r"(\d+)\s+Lost msgs", caches)
+    if tracked is None or foreign is None:
+        return None
+    return Figures(tracked, foreign, waiting or 0, lost or 0)
+
+
+def figures() -> Figures | None:
+    """The counters now; None when conntrackd does not answer."""
+    caches, queues = command("-s", timeout=2.0), command("-s", "queue", timeout=2.0)
+    return parse_figures(caches.out, queues.out) if caches.ok and queues.ok else None
+
+
+def hold() -> processes.Outcome:
+    """On a standby: what is new and not TCP waits at a takeover until the last commit is done.
+
+    The set is read by the node's own table (zcluster.nft), and emptied by keepalived's `promote`.
+    """
+    held = "inet zcluster hold"
+    words = f"flush set {held}\nadd element {held} {{ udp timeout {HOLD}s }}\n"
+    return processes.run(["nft", "-f", "-"], given=words)
+
+
+def release() -> processes.Outcome:
+    """On a master: nothing waits (should keepalived's `promote` have failed)."""
+    return processes.run(["nft", "flush", "set", "inet", "zcluster", "hold"])
+
+
+def overgrown(tracked: int, foreign: int) -> bool:
+    """True when most of what a standby's kernel tracks can only be what has ended on the master.
+
+    A commit creates and replaces, but never deletes: what ended on the master after it was
+    committed stays in the standby's kernel until its timeout, for TCP five days.
+    """
+    return tracked > 2 * foreign + SPARE
+
+
+class StandbyCommits(threading.Thread):
+    """Commits on the backup, again and again, so that a takeover finds almost nothing to do."""
+
+    def __init__(
+        self, vips: Sequence[str], standing_by: Callable[[], bool], tracked: Callable[[], int]
+    ) -> None:
+        super().__init__(name="commits", daemon=True)
+        self._vips = vips
+        self._standing_by = standing_by
+        self._tracked = tracked
+        self._weeded_at = time.monotonic()
+        self._held_at: float | None = None
+
+    def run(self) -> None:
+        """Until the daemon ends."""
+        pause = COMMIT_EVERY
+        while True:
+            time.sleep(pause)
+            if not self._standing_by():
+                # What a former master tracks is all there is, until its peer has sent the same.
+                self._weeded_at, self._held_at = time.monotonic(), None
+                pause = COMMIT_EVERY
+                continue
+            self._hold(time.monotonic())
+            with durable.locked(COMMIT_LOCK):
+                began = time.monotonic()
+                self._weed(began)
+                command("-c", timeout=30.0)
+                pause = max(COMMIT_EVERY, (time.monotonic() - began) / COMMIT_SHARE)
+
+    def _hold(self, now: float) -> None:
+        if self._held_at is None or now - self._held_at >= HOLD_AGAIN:
+            self._held_at = now if hold().ok else None
+
+    def _weed(self, now: float) -> None:
+        # All connections of the VIPs go, and the commit that follows brings back those that live.
+        tracked = self._tracked()
+        if tracked <= SPARE or now - self._weeded_at < WEED_EVERY:
+            return
+        foreign = entries("external")
+        if foreign is None or not overgrown(tracked, foreign):
+            return
+        self._weeded_at = now
+        for vip in self._vips:
+            family = "ipv6" if ":" in vip else "ipv4"
+            processes.run(["conntrack", "-D", "-f", family, "--orig-dst", vip], timeout=10.0)
+
+
+class Link:
+    """Watches the counters: a link that lives goes on receiving."""
+
+    def __init__(self) -> None:
+        self._received = -1
+        self._heard_at: float | None = None
+        self._since = time.monotonic()
+        self._looked_at: float | None = None
+
+    def due(self, now: float) -> bool:
+        """Whether it is time for a look."""
+        return self._looked_at is None or now - self._looked_at >= LOOK_EVERY
+
+    def sample(self) -> Conntrackd:
+        """Look once; `linked` is None until there was time to hear something."""
+        traffic, why = look()
+        now = self._looked_at = time.monotonic()
+        if traffic is None:
+            self._received, self._heard_at, self._since = -1, None, now
+            return Conntrackd(False, None, why or "conntrackd says nothing of its link")
+        if self._received >= 0 and traffic.received != self._received:
+            self._heard_at = now
+        self._received = traffic.received
+        if self._heard_at is not None:
+            return Conntrackd(True, now - self._heard_at <= SILENCE)
+        return Conntrackd(True, None if now - self._since <= SILENCE else False)
+
+
+def probe() -> Conntrackd:
+    """The same without a daemon: look until the counter moves, at most SILENCE seconds."""
+    link = Link()
+    deadline = time.monotonic() + SILENCE
+    while True:
+        state = link.sample()
+        if not state.answers or state.linked is not None or time.monotonic() > deadline:
+            return state
+        time.sleep(0.2)

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The resident daemon: watches the role, applies it, and on the master keeps the peer in sync.
+
+Nothing on the path of a takeover waits for it (keepalived does that alone). It is level-triggered:
+each event and a slow timer make it compare what is applied with what is, and converge.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import stat
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import (
+    __version__,
+    addresses,
+    cause,
+    conntrack,
+    fence,
+    journal,
+    keepalived,
+    observe,
+    prober,
+    readiness,
+    reconcile,
+    restarts,
+    revision,
+    switchover,
+)
+from .activator import Activator
+from .herald import Herald
+from .keeper import FAULT, Keeper
+from .prober import Prober
+from .reconcile import Action, Role
+from .settings import RUNTIME_DIR, Cluster
+from .sync import stage
+from .sync.disk import DiskError
+from .sync.store import Store
+from .sync.worker import SyncWorker
+
+FIFO = RUNTIME_DIR / "keepalived.fifo"
+TICK = 1.0
+
+
+def notify(state: str) -> None:
+    """Tell systemd how it is (sd_notify(3): READY=1, WATCHDOG=1, STATUS=…)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link, contextlib.suppress(OSError):
+        link.connect("\0" + address[1:] if address.startswith("@") else address)
+        link.send(state.encode())
+
+
+class Daemon:
+    """The loop: events in, at most one transition at a time, its effects, a word about it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.store = Store()
+        self.worker = SyncWorker(cluster, self.store)
+        self.keeper = Keeper(cluster)
+        self.activator = Activator(cluster, self.store)
+        self.herald = Herald(cluster)
+        self.heard: deque[str] = deque(maxlen=50)
+        self.link = conntrack.Link()
+        self.switch = switchover.Switch(cluster)
+        self.linked: bool | None = None
+        self.applied = Role.UNKNOWN
+        self.stopping = False
+        self.serving = False
+        self.restarts = restarts.Restarts()
+        self.fence = fence.Fence(cluster.check_interval)
+        self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.prober = Prober(
+            cluster,
+            able=self._could_serve,
+            serving=lambda: self.serving,
+            wake=lambda: os.eventfd_write(self.wakeup, 1),
+        )
+        self.readiness = readiness.Watch(cluster, self.prober.blind)
+        self._peer_seen_at = time.monotonic()
+        self.commits = conntrack.StandbyCommits(
+            [vip.address for vip in cluster.vips],
+            lambda: self.applied is Role.BACKUP,
+            lambda: prober.number(prober.COUNT),
+        )
+        self._effects: dict[Action, Callable[[], None]] = {
+            Action.OPEN_TERM: self._open_term,
+            Action.CLOSE_TERM: self._close_term,
+            Action.START_SENDER: self.worker.start_sending,
+            Action.STOP_SENDER: self.worker.stop_sending,
+            Action.SHARE_CONNECTIONS: self._share_connections,
+            Action.REQUEST_CONNECTIONS: lambda: self._conntrackd("-n"),
+        }
+
+    def _open_term(self) -> None:
+        # Whole generations only: what was left half applied is finished before it counts.
+        self.worker.replica.promote()
+
+    def _close_term(self) -> None:
+        self.worker.replica.demote()
+
+    def _conntrackd(self, *arguments: str) -> None:
+        outcome = conntrack.command(*arguments, timeout=10.0)
+        if not outcome.ok:
+            journal.record("conntrackd-failed", arguments=arguments, why=outcome.words)
+
+    def _share_connections(self) -> None:
+        conntrack.release()
+        # What the kernel has, for a daemon that started late; then all of it for the peer.
+        self._conntrackd("-R")
+        self._conntrackd("-B")
+
+    def converge(self) -> None:
+        """Apply the role that the kernel shows this node to have."""
+        try:
+            self.serving = serving = bool(addresses.held(self.cluster))
+        except OSError as error:
+            # Not known is not "backup": what is applied stays until the next look.
+            journal.record("look-failed", why=str(error))
+            return
+        step = reconcile.transition(self.applied, serving=serving)
+        if step is None:
+            return
+        began = time.monotonic()
+        if step.to is Role.BACKUP:
+            self._services(step.to)
+        maintenance = observe.in_maintenance()
+        journal.record(
+            "role",
+            was=self.applied.value,
+            now=step.to.value,
+            cause=cause.here(self.applied, step.to, self.heard, maintenance=maintenance),
+            number=self.store.generation().number,
+        )
+        self.heard.clear()
+        for action in step.actions:
+            try:
+                self._effects[action]()
+            except (OSError, stage.StageError, DiskError) as error:
+                journal.record("action-failed", action=action.value, why=str(error))
+        was, self.applied = self.applied, step.to
+        self.readiness.role_changed(promoted=was is Role.BACKUP and step.to is Role.MASTER)
+        self._services(step.to)
+        journal.record(
+            "role-applied", role=step.to.value, seconds=round(time.monotonic() - began, 3)
+        )
+        self.herald.turned(was, step.to)
+
+    def _services(self, role: Role) -> None:
+        self.activator.role = role
+        self.keeper.become(role)
+
+    @staticmethod
+    def _could_serve() -> bool:
+        """Whether this node can take over: asked by the prober, so without starting anything."""
+        out = any(observe.in_maintenance(flag) for flag in (observe.MAINTENANCE, FAULT))
+        return not out and keepalived.runs()
+
+    def guard(self) -> None:
+        """End a keepalived that lives, but does not run, while the peer serves."""
+        peer = self.prober.peer()
+        if self.fence.step(
+            time.monotonic(),
+            serving=self.serving,
+            peer_serves=peer is not None and peer.master,
+            sent=fence.adverts_sent,
+        ):
+            fence.end_keepalived()
+
+    def _rejoin(self) -> None:
+        """A keepalived kept down for older settings starts once the peer has no newer ones."""
+        peer, now = self.prober.peer(), time.monotonic()
+        if peer is not None:
+            self._peer_seen_at = now
+        if not revision.held_back():
+            return
+        if peer is None:
+            if now - self._peer_seen_at > revision.WAIT:
+                revision.release()
+        elif not revision.refusal(self.cluster, peer.revision):
+            revision.release()
+
+    def tick(self) -> None:
+        """What is looked at again and again, whether or not anything was heard."""
+        self.converge()
+        for thread in (self.worker, self.keeper, self.activator, self.prober):
+            if not thread.is_alive():
+                raise SystemExit(f"thread {thread.name} has ended")  # systemd starts us again
+        now = time.monotonic()
+        if self.restarts.due(now):
+            self.restarts.sample(now, restarts.look())
+        self._rejoin()
+        if self.link.due(now):
+            self.linked = self.link.sample().linked
+        notify(f"WATCHDOG=1\nSTATUS={self.applied.value}; {self.worker.result.state}")
+
+    def report(self) -> dict[str, Any]:
+        """What `status` is told."""
+        peer = self.prober.peer()
+        return {
+            "at": time.time(),
+            "role": self.applied.value,
+            "sending": self.worker.sending,
+            "sync": self.worker.report(),
+            "conntrackd_linked": self.linked,
+            "readiness": self.readiness.report(),
+            "path": self.prober.told(),
+            "restarts": self.restarts.loops(),
+            "peer": vars(peer) if peer else None,
+            "peer_silent": 0.0 if peer else round(time.monotonic() - self._peer_seen_at, 1),
+        }
+
+    def serve(self) -> None:
+        """Run until told to stop."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: setattr(self, "stopping", True))
+        signal.signal(signal.SIGUSR1, lambda *_: self.worker.look_again())
+        self.store.ensure()
+        self.switch.clear()
+        journal.record("daemon", state="started", version=__version__)
+        try:
+            self.activator.changed(self.worker.replica.recover())
+        except (stage.StageError, DiskError, OSError) as error:
+            # A node that cannot finish a pass can still serve, and the peer is told why.
+            journal.record("recover-failed", why=str(error))
+        fifo = open_fifo(FIFO)
+        listener = listen(observe.MANAGER_SOCKET)
+        with selectors.DefaultSelector() as selector:
+            selector.register(fifo, selectors.EVENT_READ)
+            selector.register(listener, selectors.EVENT_READ)
+            selector.register(self.wakeup, selectors.EVENT_READ)
+            self.prober.start()
+            self.commits.start()
+            self.converge()
+            for thread in (self.worker, self.readiness, self.keeper, self.activator, self.herald):
+                thread.start()
+            notify("READY=1")
+            ticked = 0.0
+            while not self.stopping:
+                wait = max(0.0, ticked + TICK - time.monotonic())
+                if self.fence.watching:
+                    wait = min(wait, self.fence.window / fence.INTERVALS)
+                for key, _ in selector.select(wait):
+                    if key.fileobj is listener:
+                        self._answer(listener)
+                    elif key.fileobj == self.wakeup:
+                        os.eventfd_read(self.wakeup)
+                    else:
+                        self._heard(fifo)
+                self.guard()
+                if time.monotonic() >= ticked + TICK:
+                    ticked = time.monotonic()
+                    self.tick()
+        self._end()
+
+    def _heard(self, fifo: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for line in os.read(fifo, 65536).decode(errors="replace").splitlines():
+                journal.record("keepalived", line=line)
+                self.heard.append(line)
+        self.converge()
+
+    def _answer(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            link, _ = listener.accept()
+            with link:
+                link.settimeout(1.0)
+                switchover.answer(self.switch, _request(link))
+                link.sendall(json.dumps(self.report()).encode())
+
+    def _end(self) -> None:
+        # The term stays open: this node may serve on without its daemon, and a change then counts.
+        self.prober.stop()
+        self.worker.stop_sending()
+        self.keeper.close()
+        journal.record("daemon", state="stopped")
+        notify("STOPPING=1")
+
+
+def open_fifo(path: Path) -> int:
+    """The event FIFO of keepalived, opened so that no end blocks or sees an end of file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or not stat.S_ISFIFO(path.stat().st_mode):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _request(link: socket.socket) -> dict[str, Any]:
+    data = b""
+    while len(data) < 4096 and (chunk := link.recv(4096)):
+        data += chunk
+    document = json.loads(data or b"{}")
+    return document if isinstance(document, dict) else {}
+
+
+def listen(path: Path) -> socket.socket:
+    """The socket on which `status` asks."""
+    path.unlink(missing_ok=True)
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    link.bind(str(path))
+    os.chmod(path, 0o600)
+    link.listen(16)
+    link.setblocking(False)
+    return link

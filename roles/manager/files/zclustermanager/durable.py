@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files written whole: temporary file, fsync, rename, fsync of the directory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable (fsync(2): a rename is durable only then)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_filesystems(paths: Iterable[Path]) -> None:
+    """Make everything written below these paths durable, one syncfs(2) for each file system.
+
+    For many files at once: an fsync(2) for each would cost a journal commit for each.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    done: set[int] = set()
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            device = os.fstat(descriptor).st_dev
+            if device not in done and libc.syncfs(descriptor) != 0:
+                raise OSError(ctypes.get_errno(), f"{path} cannot be made durable")
+            done.add(device)
+        finally:
+            os.close(descriptor)
+
+
+def write(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace a file by one with this content; readers see the old or the new one, never a mix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    fsync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any, mode: int = 0o600) -> None:
+    """`write` of a JSON document."""
+    write(path, json.dumps(value, sort_keys=True).encode() + b"\n", mode)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON document in a file, or None when there is no file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock (flock(2)): it ends with the process, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

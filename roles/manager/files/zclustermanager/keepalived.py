@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""keepalived's own state: asked from the running process, never from a file it once wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import durable, processes
+from .settings import RUNTIME_DIR
+
+UNIT = "keepalived.service"
+PID_FILE = Path("/run/keepalived.pid")
+
+
+class State(enum.Enum):
+    """VRRP states (RFC 5798 section 6.4) and keepalived's FAULT; numbers are keepalived's."""
+
+    INIT = 0
+    BACKUP = 1
+    MASTER = 2
+    FAULT = 3
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One VRRP instance as keepalived reports it."""
+
+    name: str
+    state: State
+    priority: int
+
+
+@dataclass(frozen=True)
+class Keepalived:
+    """The process and its instances. `why` is set when it could not be asked."""
+
+    running: bool
+    instances: tuple[Instance, ...] = ()
+    why: str = ""
+
+    @property
+    def state(self) -> State | None:
+        """The state of the sync group: the one all instances share, FAULT if any has it."""
+        states = {instance.state for instance in self.instances}
+        if not states:
+            return None
+        if State.FAULT in states:
+            return State.FAULT
+        return states.pop() if len(states) == 1 else State.INIT
+
+
+def parse(text: str) -> tuple[Instance, ...]:
+    """Read keepalived's JSON dump (both layouts: a list, or an object with `vrrp`)."""
+    document = json.loads(text)
+    entries: list[dict[str, Any]] = (
+        document.get("vrrp", []) if isinstance(document, dict) else document
+    )
+    instances = []
+    for entry in entries:
+        data = entry.get("data", entry)
+        number = int(data["state"])
+        instances.append(
+            Instance(
+                name=data["iname"],
+                # Higher numbers are keepalived's passing states while it starts or stops.
+                state=State(number) if number in State._value2member_map_ else State.INIT,
+                priority=int(data.get("effective_priority", 0)),
+            )
+        )
+    return tuple(instances)
+
+
+def runs(pid_file: Path = PID_FILE) -> bool:
+    """Whether keepalived lives and is not stopped, from /proc alone (proc(5), state of a process).
+
+    Its children are looked at too: the one that advertises is one of them.
+    """
+    try:
+        parent = int(pid_file.read_text(encoding="ascii"))
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii")
+        for pid in (str(parent), *children.split()):
+            state = (
+                Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            )
+            if state in "TtZX":
+                return False
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(children)
+
+
+def main_pid() -> int:
+    """The pid of keepalived's parent process; 0 when systemd has none."""
+    outcome = processes.run(["systemctl", "show", "--property=MainPID", "--value", UNIT])
+    return int(outcome.out.strip() or 0) if outcome.ok else 0
+
+
+def signal_number() -> int:
+    """The signal that asks for the JSON dump (keepalived(8), --signum)."""
+    outcome = processes.run(["keepalived", "--signum=JSON"])
+    return int(outcome.out.strip()) if outcome.ok else int(signal.SIGRTMIN) + 2
+
+
+def ask(timeout: float = 2.0) -> Keepalived:
+    """Ask the running keepalived for its state; at most `timeout` seconds."""
+    pid = main_pid()
+    if not pid:
+        return Keepalived(False, why="keepalived is not running")
+    # The unit has a private /tmp: only root and keepalived itself can write there.
+    dump = Path(f"/proc/{pid}/root/tmp/keepalived.json")
+    with durable.locked(RUNTIME_DIR / "keepalived-dump.lock"):
+        with contextlib.suppress(FileNotFoundError):
+            dump.unlink()
+        try:
+            os.kill(pid, signal_number())
+        except ProcessLookupError:
+            return Keepalived(False, why="keepalived is not running")
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            # keepalived does not write the file in one piece: parse until it is whole.
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+                return Keepalived(True, parse(dump.read_text(encoding="utf-8")))
+            time.sleep(0.01)
+    return Keepalived(True, why=f"keepalived does not answer within {timeout:g} s")

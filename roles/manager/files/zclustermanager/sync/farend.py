@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The peer as a sender has it: requests of its receiving gate, contents by rsync."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .. import peer
+from ..settings import Cluster
+from . import generation as generations
+from . import offers, tree
+from .generation import Generation, Relation
+from .replica import Offer
+from .store import Store
+
+PATIENCE = 120.0
+
+
+class FarEnd:
+    """Every call raises peer.PeerError when the peer does not answer, or refuses."""
+
+    def __init__(self, cluster: Cluster, store: Store) -> None:
+        self.cluster = cluster
+        self.store = store
+        self.name = cluster.peer.hostname
+
+    def _ask(self, request: str, payload: Any = None) -> Any:
+        return peer.ask(self.cluster, request, payload, timeout=PATIENCE)
+
+    def offer(self, offer: Offer) -> dict[str, Any]:
+        """The answer of the peer's `Replica.judge`."""
+        answer: dict[str, Any] = self._ask("offer", offers.dump(offer, self.cluster))
+        return answer
+
+    def send(self, frozen: Path, token: str) -> None:
+        """Bring frozen contents into the stage that the peer opened."""
+        peer.send_contents(self.cluster, frozen, token)
+
+    def commit(self, token: str) -> dict[str, Any]:
+        """Have the stage applied."""
+        answer: dict[str, Any] = self._ask(f"commit {token}")
+        return answer
+
+    def fetch(self, mine: Generation) -> tuple[Relation, Offer]:
+        """What the peer has; judged as sound as any offer of it."""
+        answer = self._ask("fetch", {"generation": generations.dump(mine)})
+        try:
+            return Relation(answer["relation"]), offers.undump(answer, self.cluster)
+        except (KeyError, TypeError, ValueError) as error:
+            raise peer.PeerError(f"{self.name} offers what cannot be taken: {error}") from error
+
+    def receive(self, need: list[str], _: Offer, token: str) -> None:
+        """Bring contents of the peer into a stage of this node."""
+        if need:
+            self.take(need, self.store.incoming / token / "blobs")
+
+    def take(self, need: list[str], directory: Path) -> None:
+        """Bring live contents of the peer into a directory, each under its SHA-256."""
+        with self._frozen("freeze", {"need": need}, directory):
+            pass
+
+    def take_kept(self, version: str, path: str, directory: Path) -> tree.Manifest:
+        """Bring what the peer keeps of a path in a version into a directory."""
+        with self._frozen("kept", {"version": version, "path": path}, directory) as answer:
+            return tree.undump(answer["entries"])
+
+    @contextlib.contextmanager
+    def _frozen(self, request: str, payload: Any, directory: Path) -> Iterator[Any]:
+        token = uuid.uuid4().hex
+        answer = self._ask(f"{request} {token}", payload)
+        try:
+            peer.take_contents(self.cluster, token, directory)
+            yield answer
+        finally:
+            with contextlib.suppress(peer.PeerError):
+                self._ask(f"thaw {token}")

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The sender, on the master alone: one pass at a time brings the peer to this node's generation."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from . import generation as generations
+from . import tree
+from .generation import Answer, Relation
+from .replica import Offer, Replica
+from .stage import Stage, StageError
+from .store import Store
+
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass came to. state: in sync, pending, failed or diverged; why, in words."""
+
+    state: str
+    why: str = ""
+    sent: int = 0
+    pulled: int = 0
+    services: dict[str, Any] = field(default_factory=dict)
+    differing: tuple[str, ...] = ()
+
+
+class Peer(Protocol):
+    """The far end, as a sender needs it. Every call may raise: then nothing is known of it."""
+
+    name: str
+
+    def offer(self, offer: Offer) -> dict[str, Any]:
+        """The answer of `Replica.judge`."""
+
+    def send(self, frozen: Path, token: str) -> None:
+        """Bring frozen contents into the stage that the peer opened."""
+
+    def commit(self, token: str) -> dict[str, Any]:
+        """Have the stage applied."""
+
+    def fetch(self, mine: generations.Generation) -> tuple[Relation, Offer]:
+        """What the peer has."""
+
+    def receive(self, need: list[str], offer: Offer, token: str) -> None:
+        """Bring contents of the peer into a stage of this node."""
+
+
+class Sender:
+    """Brings the peer to this node's generation, or this node to the peer's if that is ahead."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        peer: Peer,
+        freeze: Callable[[tree.Manifest, set[str]], contextlib.AbstractContextManager[Path | None]],
+        serving: Callable[[], bool] = lambda: True,
+        validate: Callable[[Stage], None] = lambda _: None,
+        activate: Callable[[list[str]], object] = lambda _: None,
+    ) -> None:
+        self.replica = replica
+        self.peer = peer
+        self.freeze = freeze
+        self.serving = serving
+        self.validate = validate
+        self.activate = activate
+        self.acknowledged: str | None = None
+        # Whether the peer was asked if it is ahead, since this node began to send.
+        self.checked = False
+
+    def run(self, *, trust: bool = True, force: bool = False) -> Pass:
+        """One pass. Raises peer.PeerError or OSError; then nothing is known of the peer."""
+        pulled = 0
+        if not self.serving():
+            return Pass("pending", "this node does not serve")
+        offer = self.replica.observe(trust=trust)
+        for _ in range(ROUNDS):
+            known = offer.generation.id is not None and offer.generation.id == self.acknowledged
+            if known and not force:
+                return Pass("in sync", pulled=pulled)
+            self.acknowledged = None
+            self.replica.offered(offer.generation)
+            reply = self.peer.offer(offer)
+            self.checked = True
+            answer = Answer(reply["answer"])
+            if answer in (Answer.REFUSE_STALE, Answer.REFUSE_NO_GENERATION):
+                pulled += self._catch_up(offer)
+            elif answer is Answer.ACCEPT:
+                result = self._deliver(offer, reply)
+                if result is not None:
+                    self.acknowledged = offer.generation.id
+                    return result
+            else:
+                if answer is Answer.EQUAL:
+                    self.acknowledged = offer.generation.id
+                return self._word(answer, reply, pulled)
+            offer = self.replica.observe()
+        return Pass("pending", "files change faster than they can be read; trying again")
+
+    def _catch_up(self, mine: Offer) -> int:
+        """The peer is ahead, or this node has no generation: pull what it has."""
+        relation, theirs = self.peer.fetch(mine.generation)
+        if relation is Relation.NEITHER:
+            self.replica.first()
+            return 0
+        if relation is not Relation.AHEAD:
+            return 0  # the next offer says how the two stand now
+        token = uuid.uuid4().hex
+        need = self.replica.pull_begin(token, theirs)
+        self.peer.receive(need, theirs, token)
+        try:
+            changed = self.replica.pull_finish(token, self.validate)
+        except StageError as error:
+            raise StageError(
+                f"{self.peer.name} has newer configuration, which cannot be taken over: {error}"
+            ) from error
+        self.activate(changed)
+        return len(changed)
+
+    def _deliver(self, offer: Offer, reply: dict[str, Any]) -> Pass | None:
+        token = reply["stage"]
+        if reply["need"]:
+            with self.freeze(offer.manifest, set(reply["need"])) as frozen:
+                if frozen is None:
+                    return None
+                self.peer.send(frozen, token)
+        done = self.peer.commit(token)
+        return Pass("in sync", sent=done["applied"], services=done["services"])
+
+    def _word(self, answer: Answer, reply: dict[str, Any], pulled: int) -> Pass:
+        differing = tuple(reply.get("differing", ()))
+        if answer is Answer.EQUAL:
+            return Pass("in sync", pulled=pulled)
+        if answer is Answer.DIVERGED:
+            return Pass(
+                "diverged",
+                "both nodes changed while apart; nothing was overwritten (differing: "
+                f"{', '.join(differing[:5])}); see zcluster sync resolve",
+                differing=differing,
+            )
+        return Pass("failed", "the peer is master too; nothing was sent")
+
+
+def freezer(
+    store: Store,
+) -> Callable[[tree.Manifest, set[str]], contextlib.AbstractContextManager[Path | None]]:
+    """Copies contents that hold still into a directory of the store, for as long as they are sent.
+
+    None when one has changed since the manifest was made.
+    """
+
+    @contextlib.contextmanager
+    def freeze(manifest: tree.Manifest, wanted: set[str]) -> Iterator[Path | None]:
+        directory = store.outgoing / uuid.uuid4().hex
+        directory.mkdir(parents=True, mode=0o700)
+        try:
+            yield directory if copy_contents(manifest, wanted, directory, store.frozen) else None
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    return freeze
+
+
+def copy_contents(
+    manifest: tree.Manifest, wanted: set[str], directory: Path, frozen: Path | None = None
+) -> bool:
+    """Copy these contents, each under its SHA-256; False when one is not there any more.
+
+    What was frozen while it was read is there whatever became of its file: so a writer that never
+    stops cannot starve a pass.
+    """
+    for path, entry in manifest.items():
+        if entry.sha256 not in wanted or (directory / entry.sha256).exists():
+            continue
+        if frozen is not None and (frozen / entry.sha256).exists():
+            os.link(frozen / entry.sha256, directory / entry.sha256)
+            continue
+        descriptor = os.open(directory / entry.sha256, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            found, _ = tree.digest_file(path, descriptor)
+        except OSError:
+            found = ""
+        finally:
+            os.close(descriptor)
+        if found != entry.sha256:
+            return False
+    return True

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The thread that keeps the peer in sync while this node is master, and looks for drift else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import threading
+import time
+from typing import Any
+
+from .. import activation, addresses, journal, peer
+from ..settings import Cluster
+from . import candidate, farend, inotify, operate, tree
+from .disk import LocalDisk
+from .replica import Replica
+from .sender import Pass, Sender, freezer
+from .store import Store, new_id
+
+FULL_PASS = 600.0
+SLOW_PASS = 30.0
+DEBOUNCE = 0.03
+UNCHECKED = "; whether it has newer configuration could not be checked"
+RETRY = (0.5, 1.0, 2.0, 3.0, 5.0)
+MOST_NAMED = 100
+
+
+class SyncWorker(threading.Thread):
+    """Runs the passes, one at a time, while this node is master; drift is looked for otherwise."""
+
+    def __init__(self, cluster: Cluster, store: Store) -> None:
+        super().__init__(name="sync", daemon=True)
+        self.cluster = cluster
+        self.store = store
+        self.scanner = tree.Scanner(
+            cluster.sync_paths, cluster.sync_excludes, copies=str(store.frozen)
+        )
+        self.replica = Replica(LocalDisk(store, self.scanner), new_id)
+        self.sender = Sender(
+            self.replica,
+            farend.FarEnd(cluster, store),
+            freezer(store),
+            serving=lambda: bool(addresses.held(cluster)),
+            validate=lambda stage: candidate.validate(cluster, store, stage),
+            activate=self._activate,
+        )
+        self.sending = False
+        self.result = Pass("pending", "not looked yet")
+        self.passes = self.full_passes = 0
+        self.synced_at: float | None = None
+        self.behind_since: float | None = time.monotonic()
+        self._full = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # What was live when it last was the generation: what differs from it is drift.
+        self._reference: tree.Manifest | None = None
+
+    def _activate(self, changed: list[str]) -> None:
+        """What was pulled into this serving node is live now: so must be the services."""
+        with activation.alone():
+            services = activation.depending(self.cluster.services, changed)
+            activation.run(services, master=True)
+
+    def wake(self) -> None:
+        """Something may have changed: look soon."""
+        os.eventfd_write(self._wake, 1)
+
+    def look_again(self) -> None:
+        """Look at everything, soon; every byte is read again."""
+        self._full = True
+        self.wake()
+
+    def start_sending(self) -> None:
+        """This node is master from now on."""
+        self.sender.acknowledged, self.sender.checked = None, False
+        self.sending = True
+        self.wake()
+
+    def stop_sending(self) -> None:
+        """This node is not master any more."""
+        self.sending = False
+        self.wake()
+
+    def report(self) -> dict[str, Any]:
+        """What `status` and `sync status` are told; ages and lag in seconds."""
+        now = time.monotonic()
+        return {
+            "state": self.result.state,
+            "why": self.result.why,
+            "passes": self.passes,
+            "full_passes": self.full_passes,
+            "last_pass_age": None if self.synced_at is None else round(now - self.synced_at, 3),
+            "lag": 0.0 if self.behind_since is None else round(now - self.behind_since, 3),
+            "differing": list(self.result.differing[:MOST_NAMED]),
+        }
+
+    def run(self) -> None:
+        """Pass after pass, for ever."""
+        failures = 0
+        full_at = time.monotonic() + FULL_PASS
+        with contextlib.closing(inotify.Watcher()) as watcher:
+            while True:
+                asked, self._full = self._full, False
+                full = asked or time.monotonic() >= full_at
+                if full:
+                    full_at = time.monotonic() + FULL_PASS
+                failures = 0 if self._once(watcher, full=full) else failures + 1
+                if full:
+                    self.full_passes += 1
+                # A peer that does not take anything is not asked at each change.
+                patience = RETRY[min(failures, len(RETRY)) - 1] if failures else SLOW_PASS
+                self._sleep(watcher, patience, deaf=failures > 0)
+
+    def _once(self, watcher: inotify.Watcher, *, full: bool) -> bool:
+        watcher.drain()
+        before = self.result
+        try:
+            self._watch(watcher)
+            self.result = self._look(full=full, force=full or before.state == "failed")
+        except peer.PeerError as error:
+            unknown = "" if self.sender.checked or not self.sending else UNCHECKED
+            self.result = Pass("pending", f"{error}{unknown}")
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any pass
+            self.result = Pass("failed", str(error))
+        if self.result.state == "in sync":
+            self.synced_at, self.behind_since = time.monotonic(), None
+            self.store.thaw()
+            self.passes += bool(self.result.sent or self.result.pulled)
+        elif self.behind_since is None:
+            self.behind_since = time.monotonic()
+        if (self.result.state, self.result.why) != (before.state, before.why):
+            journal.record("sync", state=self.result.state, why=self.result.why)
+        return self.result.state in ("in sync", "paused")
+
+    def _look(self, *, full: bool, force: bool) -> Pass:
+        if found := operate.paused():
+            return Pass("paused", operate.pause_words(found))
+        if self.sending:
+            return self.sender.run(trust=not full, force=force)
+        return self._drift(full=full)
+
+    def _drift(self, *, full: bool) -> Pass:
+        if not self.cluster.sync_paths:
+            return Pass("in sync")
+        with self.store.lock():
+            live = self.scanner.scan(trust=not full)
+            mine = self.store.generation()
+        if mine.id is None:
+            return Pass("pending", "nothing received from the master yet")
+        if tree.digest(live) == mine.digest:
+            self._reference = live
+            return Pass("in sync")
+        known = self._reference is not None and tree.digest(self._reference) == mine.digest
+        paths = tuple(tree.differing(self._reference or {}, live)) if known else ()
+        named = f" ({', '.join(paths[:5])})" if paths else ""
+        return Pass(
+            "in sync",
+            f"edited here{named}; the next pass from the master replaces it, and keeps it",
+            differing=paths,
+        )
+
+    def _watch(self, watcher: inotify.Watcher) -> None:
+        # A file is replaced by renaming: it is its directory that tells.
+        while watcher.watch(self._directories()):
+            watcher.drain()
+
+    def _directories(self) -> set[str]:
+        found = set()
+        for root in self.cluster.sync_paths:
+            found.add(os.path.dirname(root))
+            if os.path.isdir(root) and not os.path.islink(root):
+                for path, names, _ in os.walk(root):
+                    names[:] = [
+                        name
+                        for name in names
+                        if not tree.excluded(os.path.join(path, name), self.scanner.excludes)
+                    ]
+                    found.add(path)
+        return found
+
+    def _sleep(self, watcher: inotify.Watcher, seconds: float, *, deaf: bool) -> None:
+        """Until something changed (not when deaf), somebody woke us, or the time is over."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake, selectors.EVENT_READ)
+            if not deaf:
+                selector.register(watcher, selectors.EVENT_READ)
+            heard = [key.fileobj for key, _ in selector.select(seconds)]
+        if watcher in heard:
+            time.sleep(DEBOUNCE)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)

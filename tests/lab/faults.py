@@ -1,0 +1,592 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The fault table: what strikes, what repairs, what is promised; and the invariants judged after it.
+"""Every fault of two nodes, as data.
+
+Three consumers: one test per fault, a seeded random sequence of them (``test_faults.py``), and
+whoever wants to see one by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from product import Cluster
+from traffic import Noticed, traffic
+from zcluster_lab import BALANCERS, NODES, Lab, LabError
+
+HOLDER_WITHIN = 10.0
+"""Seconds until exactly one node holds every virtual IP; how fast is the benchmark's business."""
+
+TOLD_WITHIN = 20.0
+"""Seconds until both nodes say how it is: a status takes its time on a busy machine."""
+
+GREEN_WITHIN = 90.0
+"""Seconds after the repair."""
+
+BUSY = 4.0
+"""A silence may be this many detection times long: the machine of the tests is shared."""
+
+CONNECTIONS = 200
+KEEPALIVED = "keepalived.service"
+CONNTRACKD = "conntrackd.service"
+MANAGER = "zcluster.service"
+MAINTENANCE = "/var/lib/zcluster/maintenance"
+
+
+@dataclass
+class Field:
+    """Where a fault strikes: the roles are those the nodes have when it begins."""
+
+    cluster: Cluster
+    master: str = ""
+    backup: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.master = self.cluster.master
+        self.backup = next(node.name for node in BALANCERS if node.name != self.master)
+
+    @property
+    def lab(self) -> Lab:
+        """The lab."""
+        return self.cluster.lab
+
+    @property
+    def detection(self) -> float:
+        """Seconds after which a silent master is given up: missed adverts and the skew time."""
+        settings = self.settings()
+        return float(settings["check_interval"]) * (float(settings.get("missed_adverts", 3)) + 0.1)
+
+    def settings(self) -> dict[str, Any]:
+        """The declared settings, from a node that is on."""
+        text = self.on(self.running()[0], "cat", "/etc/zcluster/cluster.json")
+        loaded: dict[str, Any] = json.loads(text)
+        return loaded
+
+    def on(self, node: str, *command: str) -> str:
+        """The output of a command on a node."""
+        return self.lab.exec(node, *command, timeout=30).stdout
+
+    def sh(self, node: str, script: str) -> str:
+        """The same, for the shell."""
+        return self.on(node, "sh", "-c", script)
+
+    def running(self) -> list[str]:
+        """The nodes that are on."""
+        states = self.lab.states()
+        return [node.name for node in BALANCERS if states.get(node.name) == "running"]
+
+    def holders(self) -> dict[str, list[str]]:
+        """Virtual and lead addresses, and the running nodes that have each."""
+        present = {node: self.on(node, "ip", "-o", "address") for node in self.running()}
+        if not present:
+            return {}
+        settings = self.settings()
+        wanted = [vip["address"] for vip in settings["vips"]]
+        wanted += [network["lead"] for network in settings["networks"]]
+        return {a: [n for n in present if f" {a}/" in present[n]] for a in wanted}
+
+
+# --------------------------------------------------------------------------------------------------
+# Strikes
+# --------------------------------------------------------------------------------------------------
+
+
+def nothing(at: Field) -> None:
+    """What heals by itself needs no repair."""
+
+
+def power_off(role: str) -> Callable[[Field], None]:
+    """All links of the node at once, then the machine."""
+    return lambda at: _ignore(at.lab.power_off(getattr(at, role)))
+
+
+def power_on(role: str) -> Callable[[Field], None]:
+    """Its disk is as it was; its connection table is empty."""
+    return lambda at: at.lab.power_on(getattr(at, role))
+
+
+def _ignore(_: object) -> None:
+    return None
+
+
+def cut(role: str, network: str) -> Callable[[Field], None]:
+    """A cable is pulled: the carrier is gone."""
+    return lambda at: _ignore(at.lab.cut(getattr(at, role), network))
+
+
+def silence(role: str, network: str, direction: str = "both") -> Callable[[Field], None]:
+    """The carrier stays and nothing passes."""
+
+    def strike(at: Field) -> None:
+        if network != "link":
+            # Only a witness that was seen once can be missed.
+            eventually("witnesses seen", lambda: unseen(at, network), TOLD_WITHIN)
+        at.lab.silence(getattr(at, role), network, direction)
+
+    return strike
+
+
+def unseen(at: Field, network: str) -> str:
+    """The nodes that have not seen a witness on a network yet."""
+    interface = BALANCERS[0].interface(network)
+    blind = {}
+    for node in at.running():
+        path = at.cluster.status(node).get("path")
+        seen = path["witnesses"].get(interface, {}) if isinstance(path, dict) else {}
+        if "answers" not in seen.values():
+            blind[node] = path
+    return str(blind or "")
+
+
+def heal(role: str, network: str) -> Callable[[Field], None]:
+    """The cable is back."""
+    return lambda at: at.lab.heal(getattr(at, role), network)
+
+
+def _pids(unit: str) -> str:
+    """Shell for the pids of all processes of a unit, from its cgroup."""
+    return f"$(systemd-cgls --no-pager --unit {unit} | sed -n 's/^[^0-9]*\\([0-9]\\+\\) .*/\\1/p')"
+
+
+def kill(role: str, *what: str) -> Callable[[Field], None]:
+    """kill -9: `child` and `parent` are keepalived's, other words are units; all in one go."""
+    parent = f"$(systemctl show --property MainPID --value {KEEPALIVED})"
+    scripts = {"parent": parent, "child": f"$(pgrep -P {parent})"}
+    words = " ".join(scripts.get(word) or _pids(word) for word in what)
+    return lambda at: _ignore(at.sh(getattr(at, role), f"kill -9 {words}"))
+
+
+def stop_signal(role: str, unit: str) -> Callable[[Field], None]:
+    """Alive but stopped: no stop hook of systemd runs."""
+    return lambda at: _ignore(at.sh(getattr(at, role), f"kill -STOP {_pids(unit)}"))
+
+
+def stall(at: Field) -> None:
+    """The master is frozen for one second as a virtual machine is, its links with it."""
+    at.lab.pause(at.master)
+    time.sleep(1)
+    at.lab.resume(at.master)
+
+
+def freeze_processes(at: Field) -> None:
+    """All processes of the master are stopped for one second; its kernel goes on forwarding."""
+    at.sh(at.master, "kill -STOP -1")
+    time.sleep(1)
+    at.sh(at.master, "kill -CONT -1")
+
+
+def reboot(role: str) -> Callable[[Field], None]:
+    """A planned reboot: systemd ends the services."""
+    return lambda at: at.lab.reboot(getattr(at, role))
+
+
+def cold_start(at: Field) -> None:
+    """Both lose power, both come back at once."""
+    for node in (at.master, at.backup):
+        at.lab.power_off(node)
+    for node in (at.master, at.backup):
+        at.lab.power_on(node, wait=False)
+    for node in (at.master, at.backup):
+        at.lab.wait_booted(node)
+
+
+def double_failover(at: Field) -> None:
+    """A loses power, returns with an empty table; then B, which took over, loses power."""
+    at.lab.power_off(at.master)
+    time.sleep(3)
+    at.lab.power_on(at.master)
+    at.cluster.wait_settled(GREEN_WITHIN)
+    time.sleep(1)
+    at.lab.power_off(at.backup)
+
+
+def power_loss_while_dead(role: str, unit: str) -> Callable[[Field], None]:
+    """A daemon of the node is dead at the moment in which the master loses power."""
+
+    def strike(at: Field) -> None:
+        # The backup commits every second, on a busy machine every few: what it has, it keeps.
+        time.sleep(5)
+        kill(role, unit)(at)
+        at.lab.power_off(at.master)
+
+    return strike
+
+
+LOSSY = """table ip lossy {{
+  chain input {{
+    type filter hook input priority -400;
+    ip protocol 112 {chance} drop
+  }}
+}}"""
+
+
+def lose_adverts(percent: int) -> Callable[[Field], None]:
+    """Heartbeats are lost at random, on both nodes (the kernel has no netem)."""
+
+    def strike(at: Field) -> None:
+        for node in (at.master, at.backup):
+            table = LOSSY.format(chance=f"numgen random mod 100 < {percent}")
+            at.lab.exec(node, "nft", "-f", "-", stdin=table)
+        time.sleep(15)
+
+    return strike
+
+
+def deafen(*roles: str) -> Callable[[Field], None]:
+    """The node hears no heartbeat at all, on any network, while everything else passes."""
+
+    def strike(at: Field) -> None:
+        for role in roles:
+            at.lab.exec(getattr(at, role), "nft", "-f", "-", stdin=LOSSY.format(chance=""))
+        time.sleep(2)
+
+    return strike
+
+
+def hear_adverts(at: Field) -> None:
+    """No heartbeat is lost any more."""
+    for node in (at.master, at.backup):
+        at.lab.exec(node, "nft", "delete", "table", "ip", "lossy", check=False)
+
+
+def toggle(at: Field) -> None:
+    """Twenty times, every 200 ms, the node that may not serve is the other one."""
+    pair = (at.master, at.backup)
+    for turn in range(20):
+        begin = time.monotonic()
+        down, up = pair[turn % 2], pair[1 - turn % 2]
+        at.sh(up, f"echo 0 > {MAINTENANCE}")
+        at.sh(down, f"echo 1 > {MAINTENANCE}")
+        time.sleep(max(0.0, 0.2 - (time.monotonic() - begin)))
+    allow_all(at)
+
+
+def allow_all(at: Field) -> None:
+    """Both nodes may serve."""
+    for node in (at.master, at.backup):
+        at.sh(node, f"echo 0 > {MAINTENANCE}")
+
+
+FILL = """
+import pathlib, sys
+own, size = sys.argv[1], int(pathlib.Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
+for number in range(size + 1):
+    print(f"-A -p tcp -s 192.0.2.{number % 250 + 1} -d {own} --sport {number // 250 + 1} --dport 9"
+          " --state ESTABLISHED -u SEEN_REPLY,ASSURED -t 600")
+"""
+
+
+def fill_table(at: Field) -> None:
+    """The backup's table is filled to its limit with connections of its own, none of which yields.
+
+    (The limit itself is the machine's: the kernel has none for each network namespace.)
+    """
+    own = at.lab.settings.address("back", NODES[at.backup].networks["back"])
+    at.sh(at.backup, f"python3 -c '{FILL}' {own} > /tmp/fill; conntrack -R /tmp/fill; rm /tmp/fill")
+
+
+def empty_table(at: Field) -> None:
+    """What filled the table is gone."""
+    own = at.lab.settings.address("back", NODES[at.backup].networks["back"])
+    at.lab.exec(at.backup, "conntrack", "-D", "-p", "tcp", "-d", own, "--dport", "9", check=False)
+
+
+FOREIGN = ("foreign_vrrp", "foreign_conntrackd", "foreign_reports")
+SPOOF = """
+import socket, struct, sys, time
+# RFC 5798 5.1: version 3, type 1; the checksum covers the pseudo header.
+def checksum(data):
+    data += b"\\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+own, vrid, lead = sys.argv[1], int(sys.argv[2]), socket.inet_aton(sys.argv[3])
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, 112) as link:
+    link.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+    link.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 255)
+    link.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(own))
+    for _ in range(50):
+        for target in (*sys.argv[4:], "224.0.0.18"):
+            for priority in (0, 255):
+                body = struct.pack("!BBBBH", 0x31, vrid, priority, 1, 10)
+                pseudo = socket.inet_aton(own) + socket.inet_aton(target)
+                pseudo += struct.pack("!BBH", 0, 112, 12)
+                check = checksum(pseudo + body + b"\\0\\0" + lead)
+                link.sendto(body + struct.pack("!H", check) + lead, (target, 0))
+        time.sleep(0.02)
+"""
+
+
+def dropped(at: Field, node: str) -> int:
+    """Packets that the cluster's own table dropped on a node, by its counters."""
+    items = json.loads(at.on(node, "nft", "-j", "list", "table", "inet", "zcluster"))["nftables"]
+    named = [i["counter"] for i in items if str(i.get("counter", {}).get("name")) in FOREIGN]
+    rules = [i["rule"] for i in items if i.get("rule", {}).get("chain") == "input"]
+    found = [e["counter"] for rule in rules for e in rule["expr"] if "counter" in e]
+    return sum(c["packets"] for c in [*named, *found] if isinstance(c, dict))
+
+
+def spoof(at: Field) -> None:
+    """The client says that the master is gone (priority 0), and that itself is it (255)."""
+    settings = at.settings()
+    front = next(n for n in settings["networks"] if n["interface"] == "eth0")
+    before = {node: dropped(at, node) for node in (at.master, at.backup)}
+    own = at.lab.settings.address("front", NODES["client"].networks["front"])
+    words = [own, str(front["vrid"]), front["lead"], *front["addresses"].values()]
+    at.on("client", "python3", "-c", SPOOF, *words)
+    for node, count in before.items():
+        assert dropped(at, node) >= count + 100, f"{node} does not count what it drops"
+
+
+FAST = 0.02
+"""Seconds between adverts in profile `fast`."""
+
+
+def advertise_every(at: Field, seconds: float) -> None:
+    """Another pace of the heartbeat on both nodes, as the profile would set it."""
+    change = f"s/advert_int .*/advert_int {seconds}/"
+    for node in (at.master, at.backup):
+        at.on(node, "sed", "-i", change, "/etc/keepalived/keepalived.conf")
+        at.on(node, "systemctl", "reload", KEEPALIVED)
+    time.sleep(3)
+
+
+def busy(at: Field) -> None:
+    """All cores are busy for a minute while the heartbeat has the pace of profile `fast`."""
+    at.notes["every"] = at.settings()["check_interval"]
+    advertise_every(at, FAST)
+    at.notes["before"] = took_over(at)
+    for node in (at.master, at.backup):
+        at.sh(
+            node,
+            "for i in $(seq $(nproc)); do"
+            " setsid timeout 60 sh -c 'while :; do :; done' >/dev/null 2>&1 & done",
+        )
+    time.sleep(60)
+    assert took_over(at) == at.notes["before"], "a busy machine is no reason for a takeover"
+
+
+def took_over(at: Field) -> int:
+    """How often the backup has become master since it booted."""
+    log = at.on(at.backup, "journalctl", "--boot", "--output=cat", f"--unit={KEEPALIVED}")
+    return log.count("Entering MASTER STATE")
+
+
+def usual_pace(at: Field) -> None:
+    """The heartbeat as it was declared."""
+    advertise_every(at, at.notes["every"])
+
+
+# --------------------------------------------------------------------------------------------------
+# The table
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row. Roles are those before the fault.
+
+    `serves`: who holds the virtual IPs while it lasts: master, backup, one (either of them), or
+    split (both, for as long as the two cannot hear each other).
+    `silence`: how many detection times a client may be without an answer; 0: no takeover, so less
+    than one; None: nothing is promised.
+    `shows`: role -> the status a node must show while the fault lasts, and words of its message.
+    `needs`: why this cannot hold yet; empty where it must.
+    """
+
+    name: str
+    strike: Callable[[Field], None]
+    repair: Callable[[Field], None] = nothing
+    serves: str = "master"
+    keeps: bool = True
+    silence: int | None = 0
+    shows: tuple[tuple[str, str, str], ...] = ()
+    minutes: float = 0.5
+    needs: str = ""
+
+
+BACKUP_GONE = (("master", "ok", "{backup} is unreachable"),)
+MASTER_GONE = (("backup", "ok", "{master} is unreachable"),)
+LINK_SILENT = (("master", "failure", ""), ("backup", "ok", "online"))
+HEARTBEAT_FAULT = (("master", "failure", "heartbeat in fault"), ("backup", "ok", "online"))
+UNHEARD = (("master", "failure", ""), ("backup", "failure", ""))
+
+TABLE: tuple[Fault, ...] = (
+    Fault("power-loss-of-master", power_off("master"), power_on("master"), "backup", silence=1,
+          shows=MASTER_GONE),
+    *(
+        Fault(f"power-loss-while-{name}-of-{role}-is-dead", power_loss_while_dead(role, unit),
+              power_on("master"), "backup", silence=1, shows=MASTER_GONE)
+        for name, unit, role in (
+            ("conntrackd", CONNTRACKD, "backup"),
+            ("conntrackd", CONNTRACKD, "master"),
+            ("zclustermanager", MANAGER, "backup"),
+        )
+    ),
+    Fault("power-loss-of-backup", power_off("backup"), power_on("backup"), shows=BACKUP_GONE),
+    Fault("front-cable-of-master", cut("master", "front"), heal("master", "front"), "backup",
+          silence=1, shows=HEARTBEAT_FAULT),
+    Fault("back-cable-of-master", cut("master", "back"), heal("master", "back"), "backup",
+          silence=1, shows=HEARTBEAT_FAULT),
+    Fault("front-cable-of-backup", cut("backup", "front"), heal("backup", "front"),
+          shows=(("backup", "failure", "heartbeat in fault"),)),
+    Fault("front-link-of-master-silent", silence("master", "front"), heal("master", "front"),
+          "backup", silence=4, shows=LINK_SILENT),
+    Fault("back-link-of-master-silent", silence("master", "back"), heal("master", "back"),
+          "backup", silence=4, shows=LINK_SILENT),
+    Fault("cluster-link-cable", cut("master", "link"), heal("master", "link")),
+    Fault("cluster-link-silent", silence("master", "link"), heal("master", "link")),
+    Fault("cluster-link-deaf-backup", silence("master", "link", "out"), heal("master", "link")),
+    Fault("cluster-link-deaf-master", silence("master", "link", "in"), heal("master", "link")),
+    *(
+        Fault(f"kill-{'-'.join(name)}-of-{role}", kill(role, *what), serves=serves,
+              silence=1 if serves == "one" else 0)
+        for role in ("master", "backup")
+        for name, what, serves in (
+            (("keepalived", "child"), ("child",), "one" if role == "master" else "master"),
+            (("keepalived", "parent"), ("parent",), "one" if role == "master" else "master"),
+            (("keepalived",), ("child", "parent"), "one" if role == "master" else "master"),
+            (("conntrackd",), (CONNTRACKD,), "master"),
+            (("zclustermanager",), (MANAGER,), "master"),
+            (("everything",), ("child", "parent", CONNTRACKD, MANAGER),
+             "one" if role == "master" else "master"),
+        )
+    ),
+    Fault("master-stalls-1s", stall, serves="one", silence=5),
+    Fault("processes-of-master-stopped-1s", freeze_processes, serves="one", silence=1),
+    Fault("keepalived-of-master-stopped", stop_signal("master", KEEPALIVED), serves="backup",
+          silence=1),
+    Fault("reboot-of-backup", reboot("backup")),
+    Fault("reboot-of-master", reboot("master"), serves="backup", silence=1),
+    Fault("both-cold-started", cold_start, serves="one", keeps=False, silence=None),
+    Fault("double-failover", double_failover, power_on("backup"), "master", silence=1,
+          shows=BACKUP_GONE),
+    Fault("adverts-lost-30-percent", lose_adverts(30), hear_adverts),
+    Fault("backup-deaf", deafen("backup"), hear_adverts, "split", silence=1, shows=UNHEARD),
+    Fault("master-deaf", deafen("master"), hear_adverts),
+    Fault("both-deaf", deafen("master", "backup"), hear_adverts, "split", silence=1,
+          shows=UNHEARD),
+    Fault("twenty-toggles", toggle, allow_all, "one", silence=1),
+    Fault("table-full-on-backup", fill_table, empty_table,
+          shows=(("backup", "failure", "no room for connections"),)),
+    Fault("spoofed-adverts", spoof),
+    Fault("all-cores-busy-in-fast", busy, usual_pace, minutes=1.5),
+)  # fmt: skip
+
+BY_NAME = {fault.name: fault for fault in TABLE}
+
+
+# --------------------------------------------------------------------------------------------------
+# Invariants
+# --------------------------------------------------------------------------------------------------
+
+
+def eventually(what: str, found: Callable[[], str], timeout: float) -> None:
+    """Poll until nothing is wrong any more; else what was wrong last."""
+    end = time.monotonic() + timeout
+    while wrong := found():
+        assert time.monotonic() < end, f"{what}: not within {timeout:g} s: {wrong}"
+        time.sleep(0.1)
+
+
+def wrong_holders(at: Field, serves: str) -> str:
+    """Empty when every virtual IP is held by exactly the node that must hold it."""
+    allowed = {
+        "master": [[at.master]],
+        "backup": [[at.backup]],
+        "one": [[at.master], [at.backup]],
+        "split": [sorted((at.master, at.backup))],
+    }[serves]
+    try:
+        held = at.holders()
+    except (LabError, json.JSONDecodeError) as error:
+        return str(error)
+    wrong = {address: who for address, who in held.items() if sorted(who) not in allowed}
+    if len({tuple(who) for who in held.values()}) > 1:
+        wrong = held
+    return f"{wrong}, allowed: {allowed}" if wrong or not held else ""
+
+
+def wrong_words(at: Field, shows: tuple[tuple[str, str, str], ...]) -> str:
+    """Empty when each running node says of itself and of its peer what is so."""
+    running = at.running()
+    held = at.holders()
+    told = {node: at.cluster.status(node) for node in running}
+    for node, words in told.items():
+        serving = all(node in who for who in held.values())
+        if (words.get("role") == "master") != serving:
+            return f"{node} holds {held} and says {words}"
+        peer = dict(words.get("peer") or {})  # type: ignore[call-overload]
+        if len(running) == 1 and peer.get("reachable") is not False:
+            return f"{node} says of its dead peer: {peer}"
+    for role, status, message in shows:
+        words = told.get(getattr(at, role), {})
+        wanted = message.format(master=at.master, backup=at.backup)
+        if words.get("status") != status or wanted not in str(words.get("message")):
+            return f"{getattr(at, role)} must be {status} ({wanted!r}), says {words}"
+    return ""
+
+
+def wrong_traffic(at: Field, fault: Fault, noticed: Noticed, detection: float) -> list[str]:
+    """Everything the clients were promised and did not get."""
+    wrong = []
+    if noticed.tcp_opened != CONNECTIONS:
+        wrong.append(f"only {noticed.tcp_opened} of {CONNECTIONS} connections could be opened")
+    if fault.keeps and (noticed.tcp_alive != noticed.tcp_opened or noticed.tcp_reset):
+        wrong.append(
+            f"{noticed.tcp_alive} of {noticed.tcp_opened} connections alive,"
+            f" {noticed.tcp_reset} reset: {noticed.tcp_broken[:3]}"
+        )
+    if fault.silence is not None:
+        allowed = 1000 * detection * max(1.0, fault.silence * BUSY)
+        # What the measuring client itself slept is nobody's outage.
+        longest = noticed.longest_gap_ms - noticed.pauses_ms
+        if longest > allowed:
+            wrong.append(f"{longest:.0f} ms without an answer, allowed: {allowed:.0f}")
+        for who in ("http", "short", "cold"):
+            gap = noticed.report[f"{who}_longest_gap_ms"]
+            if gap > 1000 * HOLDER_WITHIN:
+                wrong.append(f"{who}: no new one for {gap:.0f} ms")
+    return wrong
+
+
+@contextmanager
+def clients(lab: Lab) -> Iterator[Noticed]:
+    """All of the issue's traffic."""
+    settings = lab.settings
+    bits = settings.prefix("front").rpartition("/")[2]
+    with traffic(
+        lab,
+        *("--interval-ms", "1", "--short-rate", "50", "--reuse-ports"),
+        *("--http", f"{settings.address('front', 101)}:8080"),
+        *("--cold", f"{settings.address('front', 51)}/{bits}"),
+        connections=CONNECTIONS,
+    ) as noticed:
+        yield noticed
+
+
+def undergo(cluster: Cluster, fault: Fault) -> Noticed:
+    """Let a fault strike under live traffic, judge it, repair it, judge again."""
+    at = Field(cluster)
+    detection = at.detection
+    with clients(cluster.lab) as noticed:
+        try:
+            fault.strike(at)
+            eventually("one holder", lambda: wrong_holders(at, fault.serves), HOLDER_WITHIN)
+            eventually("truth", lambda: wrong_words(at, fault.shows), TOLD_WITHIN)
+        finally:
+            fault.repair(at)
+        last = "one" if fault.serves == "split" else fault.serves
+        eventually("one holder after the repair", lambda: wrong_holders(at, last), HOLDER_WITHIN)
+        cluster.wait_settled(GREEN_WITHIN)
+        eventually("one holder at the end", lambda: wrong_holders(at, last), HOLDER_WITHIN)
+    wrong = wrong_traffic(at, fault, noticed, detection)
+    assert not wrong, f"{fault.name}: {'; '.join(wrong)}\n{noticed.report}"
+    return noticed

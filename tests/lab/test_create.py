@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# What create promises: two bare nodes become a cluster, or stay as they were.
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from product import (
+    NODE_NAMES,
+    ROOT,
+    Cluster,
+    Play,
+    create_cluster,
+    eventually,
+    node_status,
+    secret_vars,
+    tool,
+    trace,
+    wait_settled,
+)
+from traffic import traffic
+from zcluster_lab import Lab
+
+pytestmark = pytest.mark.lab
+
+
+def settings(lab: Lab, node: str) -> dict[str, object]:
+    """The cluster's settings as a node has them."""
+    loaded: dict[str, object] = json.loads(
+        lab.exec(node, "cat", "/etc/zcluster/cluster.json").stdout
+    )
+    return loaded
+
+
+def test_two_bare_nodes_become_a_green_cluster_with_one_master(bare: Lab, inventory: Path) -> None:
+    run = create_cluster(bare, inventory)
+    assert run.returncode == 0, run.output
+    first, second = (node_status(bare, node) for node in NODE_NAMES)
+    assert (first["role"], second["role"]) == ("master", "backup")
+    assert first["status"] == second["status"] == "ok"
+    assert first["message"] == "Node online and active"
+    assert second["message"] == "Node online and passive"
+    assert len(first["vips_held"]) == 5  # type: ignore[arg-type]
+    assert second["vips_held"] == []
+    with traffic(bare, connections=20) as noticed:
+        time.sleep(1)
+    assert noticed.udp_lost == 0
+    assert noticed.tcp_alive == 20
+    again = create_cluster(bare, inventory)
+    assert again.returncode == 0, again.output
+    assert again.changed() == 0, again.output
+
+
+def test_later_runs_need_no_password(cluster: Cluster, play: Play) -> None:
+    run = play("zcluster.ha.create", inventory=cluster.inventory)
+    assert run.returncode == 0, run.output
+    assert run.changed() == 0, run.output
+
+
+def test_check_mode_predicts_and_leaves_nothing_behind(bare: Lab, inventory: Path) -> None:
+    before = [trace(bare, node) for node in NODE_NAMES]
+    run = create_cluster(bare, inventory, "--check", "--diff")
+    assert run.returncode == 0, run.output
+    assert run.changed() > 10
+    assert "+vrrp_instance eth0" in run.output.replace("+ ", "+")
+    assert [trace(bare, node) for node in NODE_NAMES] == before
+    for node in NODE_NAMES:
+        installed = bare.exec(node, "dpkg-query", "-W", "-f", "${Package}\n").stdout.split()
+        assert "keepalived" not in installed
+
+
+def test_wrong_password_is_one_clear_error_and_changes_nothing(
+    bare: Lab,
+    inventory: Path,
+    play: Play,
+    tmp_path: Path,
+) -> None:
+    secret = tmp_path / "vars.json"
+    secret.write_text(json.dumps({"zcluster_root_password": "not it"}), encoding="utf-8")
+    before = [trace(bare, node) for node in NODE_NAMES]
+    run = play("zcluster.ha.create", "-e", f"@{secret}", inventory=inventory)
+    assert run.returncode != 0
+    assert "n1 refuses the root password. Nothing was changed." in run.output
+    assert "not it" not in run.output
+    assert [trace(bare, node) for node in NODE_NAMES] == before
+
+
+def test_refused_root_by_password_names_the_setting(bare: Lab, inventory: Path) -> None:
+    for node in NODE_NAMES:
+        bare.exec(
+            node,
+            "sh",
+            "-c",
+            "echo 'PasswordAuthentication no' > /etc/ssh/sshd_config.d/00-test.conf;"
+            " systemctl reload ssh",
+        )
+    run = create_cluster(bare, inventory)
+    assert run.returncode != 0
+    assert "PermitRootLogin" in run.output
+    assert "Nothing was changed" in run.output
+
+
+def test_changed_host_key_is_one_clear_error(bare: Lab, inventory: Path) -> None:
+    bare.exec("n2", "sh", "-c", "rm /etc/ssh/ssh_host_*; ssh-keygen -A; systemctl restart ssh")
+    run = create_cluster(bare, inventory)
+    assert run.returncode != 0
+    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in run.output
+    assert "zcluster" not in bare.exec("n1", "ls", "/etc").stdout.split()
+
+
+def test_failed_first_create_leaves_both_nodes_as_they_were(bare: Lab, inventory: Path) -> None:
+    before = [trace(bare, node) for node in NODE_NAMES]
+    # The last thing create does on n2 before it starts anything is refused.
+    bare.exec("n2", "systemctl", "mask", "conntrackd.service")
+    run = create_cluster(bare, inventory)
+    assert run.returncode != 0
+    assert "is as it was before; packages that were installed stay" in run.output
+    bare.exec("n2", "systemctl", "unmask", "conntrackd.service")
+    after = [trace(bare, node) for node in NODE_NAMES]
+    # The operator's own key is there now: it is what later verbs come in with.
+    for (files, *rest), (files_before, *rest_before) in zip(after, before, strict=True):
+        left = set(files.splitlines()) - set(files_before.splitlines())
+        assert left <= {"/root/.ssh/authorized_keys", "/var/lib/zcluster/operator_key"}, left
+        assert rest == rest_before
+    run = create_cluster(bare, inventory)
+    assert run.returncode == 0, run.output
+
+
+def test_create_that_is_not_verified_gives_the_backup_its_configuration_back(
+    bare: Lab, inventory: Path
+) -> None:
+    # After the first pass the backup refuses the master's configuration.
+    bare.exec("n2", "touch", "/root/refuse")
+    services = [
+        {
+            "name": "haproxy",
+            "unit": "haproxy.service",
+            "paths": ["/etc/haproxy"],
+            "validate": "test ! -e /root/refuse",
+        }
+    ]
+    digest = "find /etc/haproxy /etc/nftables.conf -type f | sort | xargs sha256sum"
+    before = [bare.exec(node, "sh", "-c", digest).stdout for node in NODE_NAMES]
+    run = create_cluster(bare, inventory, "-e", json.dumps({"zcluster_services": services}))
+    assert run.returncode != 0
+    assert "rejected by haproxy" in run.output
+    assert [bare.exec(node, "sh", "-c", digest).stdout for node in NODE_NAMES] == before
+    for node in NODE_NAMES:
+        files, user, tables, _ = trace(bare, node)
+        assert "keepalived.conf" not in files
+        assert user == ""
+        assert "table inet zcluster" not in tables
+
+
+@pytest.fixture
+def readonly_keepalived(cluster: Cluster) -> Iterator[Cluster]:
+    """A cluster whose backup refuses a new keepalived.conf."""
+    directory = "/etc/keepalived"
+    cluster.lab.exec("n2", "mount", "--bind", directory, directory)
+    cluster.lab.exec("n2", "mount", "-o", "remount,bind,ro", directory)
+    yield cluster
+    cluster.lab.exec("n2", "umount", directory)
+
+
+def test_failed_rerun_restores_the_settings_and_never_dismantles_the_cluster(
+    readonly_keepalived: Cluster,
+    play: Play,
+) -> None:
+    cluster = readonly_keepalived
+    before = [settings(cluster.lab, node) for node in NODE_NAMES]
+    with traffic(cluster.lab) as noticed:
+        run = play(
+            "zcluster.ha.create", "-e", "zcluster_check_interval=0.2", inventory=cluster.inventory
+        )
+    assert run.returncode != 0
+    assert "The settings before this run are back." in run.output
+    assert [settings(cluster.lab, node) for node in NODE_NAMES] == before
+    for node in NODE_NAMES:
+        text = cluster.lab.exec(node, "cat", "/etc/keepalived/keepalived.conf").stdout
+        assert "advert_int 0.1\n" in text
+    cluster.wait_settled()
+    assert cluster.master == "n1"
+    assert noticed.tcp_alive == noticed.tcp_opened
+    assert noticed.udp_lost == 0
+
+
+def test_killed_half_way_and_run_again_converges(bare: Lab, inventory: Path) -> None:
+    run = subprocess.Popen(
+        [
+            tool("ansible-playbook"),
+            *("-i", str(inventory), "zcluster.ha.create"),
+            *("-e", json.dumps({"zcluster_root_password": bare.settings.root_password})),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert run.stdout is not None
+    for line in run.stdout:
+        if "Put connection tracking's files in place" in line:
+            break
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    again = create_cluster(bare, inventory)
+    assert again.returncode == 0, again.output
+    wait_settled(bare)
+
+
+def test_future_backup_with_configuration_of_its_own_needs_an_explicit_yes(
+    bare: Lab, inventory: Path
+) -> None:
+    bare.exec("n2", "sh", "-c", "echo '# mine' >> /etc/haproxy/haproxy.cfg")
+    run = create_cluster(bare, inventory)
+    assert run.returncode != 0
+    assert "/etc/haproxy/haproxy.cfg" in run.output
+    assert "zcluster" not in bare.exec("n2", "ls", "/etc").stdout.split()
+    run = create_cluster(bare, inventory, "-e", '{"zcluster_replace_backup": true}')
+    assert run.returncode == 0, run.output
+    kept = bare.exec("n2", "sh", "-c", "cat /var/lib/zcluster/versions/*/etc/haproxy/haproxy.cfg")
+    assert "# mine" in kept.stdout
+
+
+@pytest.mark.matrix
+def test_user_with_sudo_is_as_good_a_way_in_as_root(bare: Lab, inventory: Path, play: Play) -> None:
+    key = (inventory / ".ssh/id_ed25519.pub").read_text(encoding="utf-8")
+    for node in NODE_NAMES:
+        bare.exec(node, "useradd", "--create-home", "--groups", "sudo", "alice")
+        bare.exec(node, "chpasswd", stdin="alice:only for sudo\n")
+        bare.exec(node, "install", "-d", "-o", "alice", "-m", "0700", "/home/alice/.ssh")
+        bare.exec(node, "sh", "-c", "cat > /home/alice/.ssh/authorized_keys", stdin=key)
+        # Root has no way in of its own: neither by key nor by password.
+        bare.exec(node, "passwd", "--lock", "root")
+    user = ("-e", "ansible_user=alice", "-e", "ansible_become=true")
+    run = play("zcluster.ha.create", *user, inventory=inventory)
+    assert run.returncode != 0
+    assert "sudo" in run.output
+    assert "zcluster" not in bare.exec("n1", "ls", "/etc").stdout.split()
+    with secret_vars(ansible_become_password="only for sudo") as secret:
+        run = play("zcluster.ha.create", *user, *secret, inventory=inventory)
+        assert run.returncode == 0, run.output
+        wait_settled(bare)
+        again = play("zcluster.ha.create", *user, *secret, inventory=inventory)
+    assert again.changed() == 0, again.output
+    for node in NODE_NAMES:
+        bare.exec(node, "test", "!", "-s", "/root/.ssh/authorized_keys")
+
+
+@pytest.mark.matrix
+def test_create_after_a_failover_repairs_without_moving_the_service(
+    cluster: Cluster, play: Play
+) -> None:
+    lab = cluster.lab
+    lab.power_off("n1")
+    eventually("n2 serves", lambda: node_status(lab, "n2").get("role") == "master")
+    lab.power_on("n1")
+    cluster.wait_settled()
+    lab.exec("n1", "sh", "-c", "rm /etc/conntrackd/* /etc/zcluster/conntrackd.conf")
+    with traffic(lab) as noticed:
+        run = play("zcluster.ha.create", inventory=cluster.inventory)
+    assert run.returncode == 0, run.output
+    cluster.wait_settled()
+    assert cluster.master == "n2"
+    assert noticed.udp_lost == 0
+    assert noticed.tcp_alive == noticed.tcp_opened == 100
+    assert play("zcluster.ha.create", inventory=cluster.inventory).changed() == 0
+
+
+def runtime_files() -> list[str]:
+    """What the command needs to run: its distributions, the interpreter's links, the checkout."""
+    found: dict[str, Distribution] = {}
+
+    def add(name: str) -> None:
+        there = distribution(name)
+        if found.setdefault(there.metadata["Name"], there) is not there:
+            return
+        for requirement in map(Requirement, there.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                add(requirement.name)
+
+    add("zcluster")
+    paths = [d.locate_file(file) for d in found.values() for file in d.files or ()]
+    paths += [Path(sys.prefix, "pyvenv.cfg"), *Path(sys.prefix, "bin").glob("python*")]
+    checkout = ("zcluster_runner", "plugins", "roles", "playbooks", "meta", "galaxy.yml")
+    paths += [ROOT / name for name in (*checkout, ".cache/collection")]
+    return sorted({os.path.normpath(path) for path in paths if Path(path).exists()})
+
+
+def test_create_runs_on_the_future_master_itself(bare: Lab) -> None:
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if bare.exec("n1", "python3", "-V").stdout.split()[1].rpartition(".")[0] != ours:
+        pytest.skip(f"the node's Python is not {ours}, for which this environment was made")
+    listed = "\0".join(path.lstrip("/") for path in runtime_files())
+    words = ["tar", "-C", "/", "-c", "--exclude=__pycache__", "--null", "-T", "-"]
+    packed = subprocess.run(words, input=listed.encode(), capture_output=True, check=True).stdout
+    unpack = bare.command("n1", "tar", "-C", "/", "-x")
+    subprocess.run(unpack, input=packed, capture_output=True, check=True)
+    bare.exec("n1", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
+    known = "".join(f"{bare.settings.address('link', 12)} {k}\n" for k in bare.host_keys()["n2"])
+    bare.exec("n1", "sh", "-c", "cat > /root/.ssh/known_hosts", stdin=known)
+    here, there = (bare.settings.address("link", number) for number in (11, 12))
+    zcluster = f"cd /root && {sys.prefix}/bin/zcluster"
+    asked = f"--local localhost --remote {there} --local-ip {here} --remote-ip {there}"
+    vip = f"{bare.settings.address('front', 100)}/24"
+    done = bare.exec(
+        "n1",
+        "sh",
+        "-c",
+        f"{zcluster} create web {asked} --vip {vip} --password-stdin --yes 2>&1",
+        check=False,
+        stdin=bare.settings.root_password + "\n",
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout
+    assert node_status(bare, "n1")["vips_held"] == [vip.partition("/")[0]]
+    # Later verbs find the cluster that was made, and ask for nothing.
+    table = bare.exec("n1", "sh", "-c", f"{zcluster} nodes 2>&1", check=False, timeout=120)
+    assert table.returncode == 0, table.stdout
+    assert "Node online and passive" in table.stdout

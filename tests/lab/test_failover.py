@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# A node dies: the other takes over, and what was established stays established.
+from __future__ import annotations
+
+import time
+
+import pytest
+from product import Cluster
+from traffic import traffic
+
+pytestmark = pytest.mark.lab
+
+
+def holders(cluster: Cluster, address: str) -> list[str]:
+    """The running nodes that have an address."""
+    states = cluster.lab.states()
+    return [
+        node
+        for node in ("n1", "n2")
+        if states.get(node) == "running"
+        and address in cluster.lab.exec(node, "ip", "-o", "address").stdout
+    ]
+
+
+def test_power_loss_of_the_master_keeps_every_established_connection(cluster: Cluster) -> None:
+    vip = cluster.lab.settings.address("front", 100)
+    with traffic(cluster.lab, connections=200) as noticed:
+        cluster.lab.power_off("n1")
+        time.sleep(4)
+    assert noticed.tcp_alive == noticed.tcp_opened == 200
+    assert noticed.tcp_reset == 0
+    assert holders(cluster, vip) == ["n2"]
+    # What the client noticed is one outage, of about three missed adverts; figures are the bench's.
+    assert 0 < noticed.longest_gap_ms < 5000
+    cluster.lab.power_on("n1")
+    cluster.wait_settled()
+    assert cluster.master == "n2"
+    assert holders(cluster, vip) == ["n2"]
+
+
+def test_returning_node_does_not_take_the_addresses_back(cluster: Cluster) -> None:
+    cluster.lab.power_off("n1")
+    time.sleep(2)
+    with traffic(cluster.lab, connections=50) as noticed:
+        cluster.lab.power_on("n1")
+        cluster.wait_settled()
+    assert noticed.udp_lost == 0
+    assert noticed.tcp_alive == 50
+    assert cluster.master == "n2"
+
+
+def test_second_power_loss_the_other_way_keeps_connections_too(cluster: Cluster) -> None:
+    with traffic(cluster.lab, connections=100) as noticed:
+        cluster.lab.power_off("n1")
+        time.sleep(3)
+        cluster.lab.power_on("n1")
+        cluster.wait_settled()
+        time.sleep(2)
+        cluster.lab.power_off("n2")
+        time.sleep(4)
+    assert noticed.tcp_alive == noticed.tcp_opened == 100
+    assert noticed.tcp_reset == 0
+
+
+def test_reload_of_the_heartbeat_keeps_the_master_and_loses_nothing(cluster: Cluster) -> None:
+    with traffic(cluster.lab, connections=50) as noticed:
+        for _ in range(3):
+            cluster.lab.exec("n1", "systemctl", "reload", "keepalived.service")
+            time.sleep(2)
+    assert cluster.master == "n1"
+    assert noticed.udp_lost == 0
+    assert noticed.tcp_alive == 50
+
+
+def test_killed_keepalived_leaves_no_address_behind(cluster: Cluster) -> None:
+    vip = cluster.lab.settings.address("front", 100)
+    cluster.lab.exec(
+        "n1", "systemctl", "kill", "--kill-whom=all", "--signal=KILL", "keepalived.service"
+    )
+    deadline = time.monotonic() + 10
+    while holders(cluster, vip) != ["n2"] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert holders(cluster, vip) == ["n2"]
+    cluster.wait_settled()
+
+
+def test_dead_cluster_link_is_no_reason_to_stop_serving(cluster: Cluster) -> None:
+    with traffic(cluster.lab, connections=50) as noticed:
+        cluster.lab.cut("n1", "link")
+        time.sleep(3)
+        assert holders(cluster, cluster.lab.settings.address("front", 100)) == ["n1"]
+        cluster.lab.heal("n1", "link")
+    assert noticed.udp_lost == 0
+    assert noticed.tcp_alive == 50
+    cluster.wait_settled()
+
+
+def test_both_nodes_cold_started_end_with_one_master(cluster: Cluster) -> None:
+    for node in ("n1", "n2"):
+        cluster.lab.power_off(node)
+    for node in ("n1", "n2"):
+        cluster.lab.power_on(node, wait=False)
+    for node in ("n1", "n2"):
+        cluster.lab.wait_booted(node)
+    cluster.wait_settled()
+    assert len(holders(cluster, cluster.lab.settings.address("front", 100))) == 1

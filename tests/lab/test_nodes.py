@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# What `zcluster nodes` and its neighbours say: the truth, probed when they are asked.
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from typing import Any
+
+import pytest
+from product import ROOT, Cluster, tool
+
+pytestmark = pytest.mark.lab
+
+
+def zcluster(cluster: Cluster, *arguments: str, timeout: float = 120) -> tuple[int, str]:
+    """Run the command as a user does; exit code and standard output."""
+    done = subprocess.run(
+        [tool("zcluster"), "-i", str(cluster.inventory), *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def nodes(cluster: Cluster) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Exit code, and the nodes by hostname."""
+    code, out = zcluster(cluster, "nodes", "--output", "json")
+    document = json.loads(out)
+    listed = document["nodes"] if isinstance(document, dict) else document
+    return code, {node["hostname"]: node for node in listed}
+
+
+def test_nodes_shows_both_nodes_as_they_are(cluster: Cluster) -> None:
+    code, found = nodes(cluster)
+    assert code == 0
+    for node, role, which in (("n1", "master", "local"), ("n2", "backup", "remote")):
+        assert found[node]["node"] == which
+        assert found[node]["role"] == role
+        assert found[node]["status"] == "ok"
+        assert found[node]["sync"] == "in sync"
+        assert found[node]["cluster"] == "lab"
+        assert found[node]["ip"] == cluster.lab.settings.address("link", 11 if node == "n1" else 12)
+    code, out = zcluster(cluster, "show")
+    assert code == 0
+    for word in ("eth2", "disabled", "0.1", cluster.lab.settings.address("front", 100), "haproxy"):
+        assert word in out
+    code, out = zcluster(cluster, "status")
+    assert code == 0
+    assert "master" in out
+
+
+def test_unreachable_node_is_grey_and_does_not_hide_the_other(cluster: Cluster) -> None:
+    cluster.lab.power_off("n2")
+    began = time.monotonic()
+    code, found = nodes(cluster)
+    assert code == 3
+    assert found["n2"]["status"] == "unreachable"
+    assert found["n2"]["message"].startswith("Node unreachable")
+    assert found["n1"]["role"] == "master"
+    assert found["n1"]["status"] == "ok"
+    assert "n2 is unreachable" in found["n1"]["message"]
+    # The SSH timeout of the inventory, and Ansible's own start.
+    assert time.monotonic() - began < 10 + 20
+
+
+@pytest.mark.parametrize("service", ["keepalived", "conntrackd"])
+def test_dead_daemon_on_the_backup_is_red_and_named(cluster: Cluster, service: str) -> None:
+    cluster.lab.exec("n2", "systemctl", "stop", f"{service}.service")
+    code, found = nodes(cluster)
+    assert code == 2
+    assert found["n2"]["status"] == "failure"
+    assert f"Failed services: {service}" in found["n2"]["message"]
+
+
+def test_dead_manager_is_red_and_named(cluster: Cluster) -> None:
+    cluster.lab.exec("n1", "systemctl", "stop", "zcluster.service")
+    code, found = nodes(cluster)
+    assert code == 2
+    assert "Failed services: zclustermanager" in found["n1"]["message"]
+    assert found["n1"]["role"] == "master"
+
+
+def test_virtual_ip_missing_on_the_master_is_red(cluster: Cluster) -> None:
+    # keepalived puts back what is taken away by hand, unless it cannot look.
+    vip = cluster.lab.vips()["front_proxy"]
+    cluster.lab.exec("n2", "systemctl", "stop", "keepalived.service")
+    cluster.lab.exec("n1", "systemctl", "kill", "--signal=STOP", "keepalived.service")
+    cluster.lab.exec("n1", "ip", "address", "delete", vip, "dev", "eth0")
+    code, found = nodes(cluster)
+    assert code == 2
+    assert "Failed services: keepalived" in found["n1"]["message"]
+    assert vip.partition("/")[0] not in found["n1"]["vips_held"]
+
+
+def test_lost_firewall_table_is_red(cluster: Cluster) -> None:
+    cluster.lab.exec("n1", "nft", "delete", "table", "inet", "zcluster")
+    code, found = nodes(cluster)
+    assert code == 2
+    assert "table inet zcluster is missing" in found["n1"]["message"]
+
+
+def test_flushed_ruleset_takes_the_table_away_only_until_nftables_has_loaded(
+    cluster: Cluster,
+) -> None:
+    cluster.lab.exec("n1", "systemctl", "reload", "nftables.service")
+    code, _ = nodes(cluster)
+    assert code == 0
+
+
+def test_connection_tracking_that_hears_no_peer_is_red(cluster: Cluster) -> None:
+    cluster.lab.exec("n2", "nft", "add rule inet zcluster input udp dport 3780 counter drop")
+    time.sleep(5)
+    code, found = nodes(cluster)
+    assert code == 2
+    assert "connection tracking hears no peer" in found["n2"]["message"]

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The trust between the nodes: one key, one address, one command, and nothing else.
+from __future__ import annotations
+
+import json
+
+import pytest
+from product import Cluster
+from zcluster_lab import Result
+
+pytestmark = pytest.mark.lab
+
+
+def knock(cluster: Cluster, *words: str, stdin: str = "") -> Result:
+    """Use n1's key on n2 as an attacker who has it would."""
+    target = f"zcluster@{cluster.lab.settings.address('link', 12)}"
+    return cluster.lab.exec(
+        "n1",
+        "ssh",
+        *("-i", "/etc/zcluster/ssh/id_ed25519", "-o", "BatchMode=yes"),
+        *("-o", "UserKnownHostsFile=/etc/zcluster/ssh/known_hosts"),
+        *("-o", "StrictHostKeyChecking=yes", "-o", "ControlPath=none"),
+        target,
+        *words,
+        stdin=stdin,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "request_words",
+    [
+        "",
+        "id",
+        "ping; id",
+        "commit ../../../etc",
+        "rsync --server -e.LsfxCIvu . /etc/",
+        "rsync --server --sender -e.LsfxCIvu . /etc/shadow",
+        "rsync --server --daemon .",
+        "rsync --server -rSWe.LsfxCIvu --log-file=/etc/x . 0123456789abcdef0123456789abcdef/",
+        "rsync --server -rSWe.LsfxCIvu . ../../0123456789abcdef0123456789abcdef/",
+    ],
+)
+def test_the_key_opens_no_shell_no_other_path_and_no_other_option(
+    cluster: Cluster, request_words: str
+) -> None:
+    said = knock(cluster, *([request_words] if request_words else []))
+    answer = json.loads(said.stdout)
+    assert "is not allowed" in answer["error"]
+    assert "uid=" not in said.stdout
+    journal = cluster.lab.exec("n2", "journalctl", "-t", "zclustermanager", "--no-pager").stdout
+    assert "refused" in journal
+
+
+def test_the_key_forwards_no_port(cluster: Cluster) -> None:
+    target = f"zcluster@{cluster.lab.settings.address('link', 12)}"
+    said = cluster.lab.exec(
+        "n1",
+        "ssh",
+        *("-i", "/etc/zcluster/ssh/id_ed25519", "-o", "BatchMode=yes"),
+        *("-o", "UserKnownHostsFile=/etc/zcluster/ssh/known_hosts"),
+        *("-o", "ControlPath=none", "-W", "127.0.0.1:22", target),
+        check=False,
+    )
+    assert said.returncode != 0
+    assert "SSH-2.0" not in said.stdout
+
+
+def test_the_key_is_good_from_the_peers_address_only(cluster: Cluster) -> None:
+    target = f"zcluster@{cluster.lab.settings.address('front', 12)}"
+    said = cluster.lab.exec(
+        "n1",
+        "ssh",
+        *("-i", "/etc/zcluster/ssh/id_ed25519", "-o", "BatchMode=yes"),
+        *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
+        *("-o", "ControlPath=none", target, "ping"),
+        check=False,
+    )
+    assert said.returncode == 255
+    assert "Permission denied" in said.stderr
+
+
+def test_a_manifest_with_a_path_outside_the_roots_is_refused(cluster: Cluster) -> None:
+    entry = {
+        "path": "/etc/cron.d/x",
+        "kind": "symlink",
+        "mode": 0o777,
+        "owner": "root",
+        "group": "root",
+        "target": "/etc/shadow",
+    }
+    script = (
+        "import json, sys; sys.path.insert(0, '/usr/lib/zcluster');"
+        "from zclustermanager.sync import tree;"
+        f"m = tree.undump([{entry!r}]);"
+        "print(json.dumps({'cluster': 'lab', 'manifest': tree.dump(m), 'generation':"
+        " {'id': '0' * 32, 'ancestors': [], 'digest': tree.digest(m), 'term': True}}))"
+    )
+    document = cluster.lab.exec("n1", "python3", "-c", script).stdout
+    said = knock(cluster, "offer", stdin=document)
+    assert "is not synchronized on this node" in json.loads(said.stdout)["error"]

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Unset: both nodes are clean, and the active one never stops serving.
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from product import NODE_NAMES, Cluster, Play, create_cluster, eventually, node_status, trace
+from traffic import traffic
+
+pytestmark = pytest.mark.lab
+
+DEAF = """\
+table ip deaf {
+    chain in {
+        type filter hook input priority -200
+        ip protocol 112 drop
+    }
+}
+"""
+
+
+def test_unset_leaves_clean_nodes_and_the_active_one_serving(cluster: Cluster, play: Play) -> None:
+    lab = cluster.lab
+    vips = {vip.partition("/")[0] for vip in lab.vips().values()}
+    with traffic(lab) as noticed:
+        run = play("zcluster.ha.unset", inventory=cluster.inventory)
+    assert run.returncode == 0, run.output
+    assert noticed.udp_lost == 0
+    assert noticed.tcp_alive == noticed.tcp_opened == 100
+    for node in NODE_NAMES:
+        files, user, tables, addresses = trace(lab, node)
+        left = set(files.splitlines())
+        unit = "/etc/systemd/system/zcluster-vips.service"
+        wanted = f"/etc/systemd/system/multi-user.target.wants/{unit.rpartition('/')[2]}"
+        expected = {unit, wanted} if node == "n1" else set()
+        named = {path for path in left if "zcluster" in path}
+        assert named == expected
+        assert "/etc/keepalived/keepalived.conf" not in left
+        assert user == ""
+        assert "zcluster" not in tables
+        assert vips <= set(addresses.split()) if node == "n1" else not vips & set(addresses.split())
+        assert "169.254" not in addresses
+        lab.exec(node, "test", "!", "-s", "/root/.ssh/authorized_keys")
+        for unit_name in ("keepalived", "conntrackd", "zcluster"):
+            said = lab.exec(node, "systemctl", "is-active", f"{unit_name}.service", check=False)
+            assert said.stdout.strip() in ("inactive", "unknown", "failed"), unit_name
+
+    again = create_cluster(lab, cluster.inventory)
+    assert again.returncode == 0, again.output
+
+
+def test_what_unset_left_serving_serves_after_a_reboot_and_is_adopted_without_a_gap(
+    cluster: Cluster,
+    play: Play,
+) -> None:
+    lab = cluster.lab
+    run = play("zcluster.ha.unset", inventory=cluster.inventory)
+    assert run.returncode == 0, run.output
+    lab.reboot("n1")
+    time.sleep(1)
+    links = json.loads(lab.exec("n1", "ip", "-j", "address").stdout)
+    addresses = {i["local"] for link in links for i in link["addr_info"]}
+    assert {vip.partition("/")[0] for vip in lab.vips().values()} <= addresses
+    with traffic(lab) as noticed:
+        run = create_cluster(lab, cluster.inventory)
+    assert run.returncode == 0, run.output
+    assert noticed.udp_lost == 0
+    assert noticed.tcp_alive == noticed.tcp_opened == 100
+    units = lab.exec("n1", "ls", "/etc/systemd/system").stdout
+    assert "zcluster-vips" not in units
+
+
+def test_unset_refuses_while_the_backup_cannot_be_told(cluster: Cluster, play: Play) -> None:
+    lab = cluster.lab
+    vip = lab.settings.address("front", 100)
+    lab.power_off("n2")
+    before = trace(lab, "n1")
+    with traffic(lab) as noticed:
+        run = play("zcluster.ha.unset", inventory=cluster.inventory)
+    assert run.returncode != 0
+    assert trace(lab, "n1") == before
+    assert node_status(lab, "n1")["role"] == "master"
+    assert noticed.udp_lost == 0
+    # The way out for a partner that is dead for good.
+    with traffic(lab) as noticed:
+        run = play("zcluster.ha.unset", "--limit", "n1", inventory=cluster.inventory)
+    assert run.returncode == 0, run.output
+    assert vip in lab.exec("n1", "ip", "-o", "address").stdout
+    assert noticed.udp_lost == 0
+    assert noticed.tcp_alive == noticed.tcp_opened == 100
+
+
+def test_unset_refuses_while_both_nodes_hold_virtual_ips(cluster: Cluster, play: Play) -> None:
+    lab = cluster.lab
+    # A split: neither hears the other's heartbeats, but the operator reaches both.
+    for node in NODE_NAMES:
+        lab.exec(node, "nft", "-f", "-", stdin=DEAF)
+    eventually(
+        "both are master", lambda: all(node_status(lab, n)["role"] == "master" for n in NODE_NAMES)
+    )
+    before = [trace(lab, node) for node in NODE_NAMES]
+    run = play("zcluster.ha.unset", inventory=cluster.inventory)
+    assert run.returncode != 0
+    assert "both hold virtual IPs of this cluster. Nothing was changed." in " ".join(
+        run.output.split()
+    )
+    assert [trace(lab, node) for node in NODE_NAMES] == before
+    for node in NODE_NAMES:
+        lab.exec(node, "nft", "delete table ip deaf")
+    cluster.wait_settled()

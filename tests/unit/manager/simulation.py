@@ -1,0 +1,498 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Two nodes whose disks forget what was not made durable, driven by the shipped synchronization.
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from zclustermanager.sync import generation as generations
+from zclustermanager.sync import tree
+from zclustermanager.sync.generation import Generation, Relation
+from zclustermanager.sync.replica import Offer, Replica
+from zclustermanager.sync.sender import Pass, Sender
+from zclustermanager.sync.stage import StageError
+from zclustermanager.sync.tree import Entry, Manifest
+
+ROOT = "/r"
+DIRECTORY = None  # the content of a directory
+Content = str | None
+Tree = dict[str, Content]
+
+
+class Killed(BaseException):
+    """The process was killed, or the power failed, between two effects."""
+
+
+class GoneError(Exception):
+    """The peer does not answer."""
+
+
+def sha(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def entry(path: str, content: Content) -> Entry:
+    if content is DIRECTORY:
+        return Entry(path, "directory", 0o755, "root", "root")
+    return Entry(path, "file", 0o644, "root", "root", sha256=sha(content), size=len(content))
+
+
+class SimulatedDisk:
+    """A disk with a cache. `budget` effects go through, then the node is killed."""
+
+    def __init__(self) -> None:
+        self.live: Tree = {ROOT: DIRECTORY}
+        self.durable: Tree = dict(self.live)
+        self.pending: dict[str, list[tuple[bool, Content]]] = {}
+        self.temporary: dict[str, tuple[str, Content, bool]] = {}
+        self.stored = Generation()
+        self.stages: dict[str, dict[str, Any]] = {}
+        self.blobs: dict[str, dict[str, str]] = {}
+        self.durable_blobs: dict[str, dict[str, str]] = {}
+        self.versions: list[str] = []
+        self.durable_versions: list[str] = []
+        self.budget: int | None = None
+        self.saved: Callable[[Generation], None] = lambda _: None
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.numbers = itertools.count()
+
+    def effect(self) -> None:
+        self.meanwhile()
+        if self.budget is not None:
+            if self.budget <= 0:
+                raise Killed
+            self.budget -= 1
+
+    def put(self, path: str, content: Content, *, there: bool = True, torn: bool = False) -> None:
+        if there:
+            self.live[path] = content
+        else:
+            self.live.pop(path, None)
+        self.pending.setdefault(path, []).append((there, "torn" if torn else content))
+
+    def power_cut(self, choose: Callable[[int], int]) -> None:
+        """Of each path's changes since the last settle, some number of the first survive."""
+        for path, states in self.pending.items():
+            survived = choose(len(states))
+            if survived:
+                there, content = states[survived - 1]
+                if there:
+                    self.durable[path] = content
+                else:
+                    self.durable.pop(path, None)
+        for path in sorted(self.durable):
+            parent = path.rsplit("/", 1)[0]
+            if path != ROOT and self.durable.get(parent, "") is not DIRECTORY:
+                del self.durable[path]
+        self.live, self.pending, self.temporary = dict(self.durable), {}, {}
+        self.blobs = {token: dict(blobs) for token, blobs in self.durable_blobs.items()}
+        self.versions = list(self.durable_versions)
+
+    # What the shipped code calls
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def generation(self) -> Generation:
+        return self.stored
+
+    def save(self, generation: Generation) -> None:
+        self.effect()
+        self.saved(generation)
+        self.stored = generation
+
+    def scan(self, *, trust: bool = True) -> Manifest:
+        return {path: entry(path, self.live[path]) for path in sorted(self.live)}
+
+    def settle(self, paths: Iterable[str] | None = None) -> None:
+        self.effect()
+        paths = None if paths is None else list(paths)
+        if paths is None:
+            self.durable, self.pending = dict(self.live), {}
+            self.temporary = {n: (p, c, True) for n, (p, c, _) in self.temporary.items()}
+            self.durable_blobs = {token: dict(blobs) for token, blobs in self.blobs.items()}
+            self.durable_versions = list(self.versions)
+            return
+        # A journal that has a file has the directories that were made before it.
+        above = {p for path in paths for p in self.pending if path.startswith(f"{p}/")}
+        for path in (*sorted(p for p in above if self.live.get(p, "") is DIRECTORY), *paths):
+            if path in self.temporary:
+                self.temporary[path] = (*self.temporary[path][:2], True)
+            elif self.pending.pop(path, None):
+                if path in self.live:
+                    self.durable[path] = self.live[path]
+                else:
+                    self.durable.pop(path, None)
+
+    def tokens(self) -> list[str]:
+        return sorted(self.stages)
+
+    def mark(self, token: str, name: str, value: Any) -> None:
+        self.effect()
+        self.stages.setdefault(token, {})[name] = value
+        self.blobs.setdefault(token, {})
+
+    def marked(self, token: str, name: str) -> Any:
+        return self.stages.get(token, {}).get(name)
+
+    def drop(self, token: str) -> None:
+        self.effect()
+        for held in (self.stages, self.blobs, self.durable_blobs):
+            held.pop(token, None)
+
+    def arrived(self, token: str, sha256: str) -> str:
+        content = self.blobs.get(token, {}).get(sha256)
+        return "" if content is None else sha(content)
+
+    def unknown_owners(self, target: Manifest) -> list[str]:
+        return []
+
+    def own(self, directory: str, live: Manifest) -> str:
+        return ""
+
+    def version(self, why: str) -> str:
+        return f"{next(self.numbers)}"
+
+    def keep(self, version: str, entry: Entry) -> None:
+        self.effect()
+        if (content := self.live.get(entry.path)) is not None:
+            self.versions.append(content)
+
+    def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
+        self.effect()
+
+    def touched(self, path: str, seen: Entry | None) -> bool:
+        if path not in self.live:
+            return False
+        return not tree.same(entry(path, self.live[path]), seen)
+
+    def remove(self, old: Entry, new: Entry | None) -> None:
+        below = [p for p in self.live if p.startswith(f"{old.path}/")]
+        if self.live.get(old.path, "") is DIRECTORY and below:
+            if new is not None:
+                raise StageError("holds files")
+            return
+        self.put(old.path, None, there=False)
+        # As with `rename`: nobody writes between the look and the unlink(2) that follows it.
+        self.effect()
+
+    def prepare(self, entry: Entry, token: str) -> str | None:
+        self.effect()
+        if entry.kind == "directory":
+            if self.live.get(entry.path, DIRECTORY) is not DIRECTORY:
+                raise StageError("a file is in the way")
+            self.put(entry.path, DIRECTORY)
+            return None
+        if entry.sha256 not in self.blobs[token]:
+            return None
+        name = f"temporary {next(self.numbers)}"
+        self.temporary[name] = (entry.path, self.blobs[token][entry.sha256], False)
+        return name
+
+    def rename(self, temporary: str, path: str) -> None:
+        _, content, settled = self.temporary.pop(temporary)
+        if path in self.live and self.live[path] is DIRECTORY:
+            raise IsADirectoryError(path)
+        self.put(path, content, torn=not settled)
+        self.effect()
+
+    def link(self, entry: Entry) -> None:
+        raise AssertionError("no hard links here")
+
+    def dress(self, entry: Entry) -> None:
+        self.effect()
+
+    def sweep(self) -> None:
+        self.temporary.clear()
+
+
+@dataclass
+class Call:
+    """A fault in the middle of a pass: the call number at which the link fails."""
+
+    number: int
+    answered: bool
+
+
+@dataclass
+class Wire:
+    """The far end as a sender has it, over a link that can fail at each call."""
+
+    name: str
+    here: Node
+    there: Node
+    world: World
+    calls: int = 0
+
+    def _call(self, act: Callable[[], Any]) -> Any:
+        self.calls += 1
+        fault = self.world.fault
+        fails = fault is not None and fault.number == self.calls
+        if self.world.partitioned or not self.there.up or (fails and not fault.answered):
+            raise GoneError
+        try:
+            result = act()
+        except Killed:
+            self.world.died(self.there)
+            raise GoneError from None
+        except StageError as error:
+            raise GoneError(str(error)) from error
+        if fails:
+            raise GoneError
+        return result
+
+    def offer(self, offer: Offer) -> dict[str, Any]:
+        token = f"{next(self.world.numbers):032d}"
+        return self._call(
+            lambda: self.there.replica.judge(offer, i_am_master=self.there.vip, token=token)
+        )
+
+    def send(self, frozen: dict[str, str], token: str) -> None:
+        def act() -> None:
+            if token in self.there.disk.blobs:
+                self.there.disk.blobs[token].update(frozen)
+
+        self._call(act)
+
+    def commit(self, token: str) -> dict[str, Any]:
+        changed = self._call(lambda: self.there.replica.commit(token, i_am_master=self.there.vip))
+        return {"applied": len(changed), "services": {}}
+
+    def fetch(self, mine: Generation) -> tuple[Relation, Offer]:
+        return self._call(lambda: self.there.replica.fetch(mine, i_am_master=self.there.vip))
+
+    def receive(self, need: list[str], offer: Offer, token: str) -> None:
+        def act() -> None:
+            there = {sha(c): c for c in self.there.disk.live.values() if c is not None}
+            self.here.disk.blobs[token].update({n: there[n] for n in need if n in there})
+
+        self._call(act)
+
+
+@dataclass
+class Node:
+    """One node; `history`: all writes behind the content of its generation."""
+
+    name: str
+    world: World
+    disk: SimulatedDisk = field(default_factory=SimulatedDisk)
+    up: bool = True
+    vip: bool = False
+    converged: bool = False
+    history: frozenset[str] = frozenset()
+    unminted: set[str] = field(default_factory=set)
+    merging: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.disk.saved = self.saved
+        self.replica = Replica(self.disk, lambda: f"{self.name}-{next(self.world.numbers)}")
+
+    def sender(self) -> Sender:
+        @contextlib.contextmanager
+        def freeze(manifest: Manifest, wanted: set[str]) -> Iterator[dict[str, str] | None]:
+            found = {sha(c): c for c in self.disk.live.values() if c is not None}
+            held = {s: found[s] for s in wanted if s in found}
+            yield held if held.keys() == wanted else None
+
+        there = self.world.other(self)
+        return Sender(
+            self.replica, Wire(there.name, self, there, self.world), freeze, lambda: self.vip
+        )
+
+    def saved(self, generation: Generation) -> None:
+        """Follow which writes a generation contains; no adoption may lose one."""
+        before = self.disk.stored
+        if generation.id is None or generation.id == before.id:
+            return
+        seen = self.world.seen
+        if generation.id not in seen:
+            seen[generation.id] = self.history | self.unminted | self.merging | {generation.id}
+            self.history, self.unminted = seen[generation.id], set()
+            return
+        joined = before.digest == generation.digest
+        assert joined or self.history <= seen[generation.id], (
+            f"{self.name} lost {self.history - seen[generation.id]}"
+        )
+        self.history = seen[generation.id] | (self.history if joined else frozenset())
+        # Equal content: what one of the two contains, the other contains as well.
+        for node in self.world.nodes:
+            if joined and node.disk.stored.id == generation.id:
+                node.history |= self.history
+        if joined:
+            seen[generation.id] = self.history
+        self.unminted &= {c for c in self.disk.live.values() if c is not None}
+
+
+class World:
+    """Two nodes, a link, the writes made so far."""
+
+    def __init__(self) -> None:
+        self.numbers = itertools.count(1)
+        self.seen: dict[str, frozenset[str]] = {}
+        self.partitioned = False
+        self.fault: Call | None = None
+        self.excused: set[str] = set()
+        self.written: set[str] = set()
+        self.ever_durable: set[str] = set()
+        self.power_fails = False
+        self.choose: Callable[[int], int] = lambda _: 0
+        self.nodes = [Node("n1", self), Node("n2", self)]
+
+    def other(self, node: Node) -> Node:
+        return self.nodes[1 - self.nodes.index(node)]
+
+    # The user
+
+    def write(self, node: Node, path: str, kind: str, *, fsync: bool = False) -> None:
+        """Write, or remove, as a user would; what the user saw there is the user's to replace."""
+        live, parent = node.disk.live, path.rsplit("/", 1)[0]
+        if live.get(parent, "") is not DIRECTORY:
+            return
+        token = f"w{next(self.numbers)}"
+        before = live.get(path)
+        if kind == "directory":
+            if path in live:
+                return
+            node.disk.put(path, DIRECTORY)
+        elif kind == "file":
+            if path in live and before is DIRECTORY:
+                return
+            node.disk.put(path, token)
+            self.written.add(token)
+        else:
+            if path not in live or any(p.startswith(f"{path}/") for p in live):
+                return
+            node.disk.put(path, None, there=False)
+        if before is not None:
+            self.excused.add(before)
+        node.unminted.add(token)
+        if fsync:
+            node.disk.settle([path])
+
+    # What happens to nodes
+
+    def died(self, node: Node) -> None:
+        """A kill in the middle of an effect: of the process, or of the power."""
+        node.disk.budget = None
+        if self.power_fails:
+            self.power_off(node)
+
+    def power_off(self, node: Node) -> None:
+        before = self.surviving()
+        node.disk.power_cut(self.choose)
+        node.up = node.vip = node.converged = False
+        minted = frozenset().union(*self.seen.values()) if self.seen else frozenset()
+        lost = (before - self.surviving()) & self.written
+        self.excused |= lost - self.ever_durable - minted
+        # What the disk forgot was not read by anyone, and is no part of a later generation.
+        there = {c for c in node.disk.live.values() if c is not None}
+        node.unminted = {t for t in node.unminted if t in there or t not in self.written}
+
+    def wipe(self, node: Node) -> None:
+        before = self.surviving()
+        fresh = Node(node.name, self, up=node.up, vip=node.vip)
+        self.nodes[self.nodes.index(node)] = fresh
+        self.excused |= before - self.surviving()
+
+    def surviving(self) -> set[str]:
+        return {
+            content
+            for node in self.nodes
+            for content in (
+                *node.disk.live.values(),
+                *node.disk.versions,
+                *(
+                    content
+                    for token, blobs in node.disk.blobs.items()
+                    if "applying" in node.disk.stages.get(token, {})
+                    for content in blobs.values()
+                ),
+            )
+            if content is not None
+        }
+
+    def run(self, node: Node, act: Callable[[], Any]) -> Any:
+        """Let a node do something; it may be killed on the way."""
+        try:
+            return act()
+        except Killed:
+            self.died(node)
+        except (GoneError, StageError, OSError):
+            pass
+        return None
+
+    def converge(self, node: Node) -> None:
+        """The daemon compares the applied role with the real one."""
+        self.run(node, node.replica.promote if node.vip else node.replica.demote)
+        node.converged = node.up
+
+    def synchronize(self, node: Node) -> Pass | None:
+        sender = node.sender()
+        result: Pass | None = self.run(node, sender.run)
+        if result is not None and result.state == "diverged":
+            self.check_diverged()
+        return result
+
+    def check_diverged(self) -> None:
+        one, two = (node.history for node in self.nodes)
+        assert not one <= two, f"called diverged, but {one} is all in {two}"
+        assert not two <= one, f"called diverged, but {two} is all in {one}"
+
+    def resolve(self, keep: Node) -> None:
+        """The person decides: this node's content stays."""
+        theirs = self.other(keep)
+        if self.partitioned or not (keep.up and theirs.up):
+            return
+
+        def act() -> None:
+            _, offer = theirs.replica.fetch(Generation(), i_am_master=theirs.vip)
+            keep.merging = self.seen.get(offer.generation.id or "", frozenset())
+            try:
+                keep.replica.keep_mine(offer.generation)
+            finally:
+                keep.merging = frozenset()
+
+        self.run(keep, act)
+
+    # What must hold
+
+    def note_durable(self) -> None:
+        for node in self.nodes:
+            self.ever_durable |= {c for c in node.disk.durable.values() if c is not None}
+            self.ever_durable |= set(node.disk.durable_versions)
+
+    def check_nothing_lost(self) -> None:
+        self.note_durable()
+        lost = self.written - self.excused - self.surviving()
+        assert not lost, f"written, and neither live nor kept anywhere: {lost}"
+
+    def trees_equal(self) -> bool:
+        return self.nodes[0].disk.live == self.nodes[1].disk.live
+
+    def settle_down(self, master: Node) -> None:
+        """Everything works again, for long enough: both nodes must end as one generation."""
+        self.partitioned, self.fault = False, None
+        for node in self.nodes:
+            node.disk.budget, node.disk.meanwhile = None, lambda: None
+            node.up, node.vip = True, node is master
+        for node in self.nodes:
+            self.run(node, node.replica.recover)
+            self.converge(node)
+        result = None
+        for _ in range(6):
+            result = self.synchronize(master)
+            self.check_nothing_lost()
+            if result is not None and result.state == "diverged":
+                self.resolve(self.other(master))
+            elif result is not None and result.state == "in sync" and self.trees_equal():
+                break
+        assert result is not None, "the pass never comes to an end"
+        assert result.state == "in sync", result
+        assert self.trees_equal(), [node.disk.live for node in self.nodes]
+        one, two = (node.disk.stored for node in self.nodes)
+        assert one.id == two.id is not None
+        assert generations.compare(one, two) is Relation.SAME

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# When a keepalived that lives is ended, and what counts as a crash loop.
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from zclustermanager import fence, restarts, revision
+from zclustermanager.fence import Fence
+from zclustermanager.settings import Cluster
+
+
+def run(
+    guard: Fence, counts: list[int | None], *, peer_serves: bool = True, step: float = 0.1
+) -> list[bool]:
+    """Look once for each count; the verdicts."""
+    return [
+        guard.step(100 + n * step, serving=True, peer_serves=peer_serves, sent=lambda c=c: c)
+        for n, c in enumerate(counts)
+    ]
+
+
+def test_stopped_keepalived_is_ended_after_three_intervals_while_the_peer_serves() -> None:
+    assert run(Fence(0.1), [7, 7, 7, 7, 7], step=0.11) == [False, False, False, True, False]
+
+
+def test_keepalived_that_advertises_is_left_alone_in_a_split_brain() -> None:
+    assert not any(run(Fence(0.1), list(range(50))))
+
+
+def test_nobody_is_ended_while_the_peer_does_not_serve() -> None:
+    assert not any(run(Fence(0.1), [7] * 50, peer_serves=False))
+
+
+def test_unknown_count_ends_nobody() -> None:
+    assert not any(run(Fence(0.1), [None] * 50))
+
+
+def test_paused_node_counts_from_its_resume() -> None:
+    guard = Fence(0.1)
+    assert run(guard, [7, 7]) == [False, False]
+    # Ten seconds in which nothing of this node ran.
+    assert not guard.step(110.0, serving=True, peer_serves=True, sent=lambda: 7)
+    assert not guard.step(110.2, serving=True, peer_serves=True, sent=lambda: 8)
+    assert not guard.step(110.3, serving=True, peer_serves=True, sent=lambda: 8)
+
+
+def test_advert_counter_is_read() -> None:
+    ruleset = {"nftables": [{"metainfo": {}}, {"counter": {"name": "adverts", "packets": 12}}]}
+    assert fence.counter(ruleset, "adverts") == 12
+    assert fence.counter(ruleset, "foreign_vrrp") is None
+
+
+def test_crash_loop_is_three_restarts_within_a_minute() -> None:
+    text = "Id=keepalived.service\nNRestarts=4\n\nId=conntrackd.service\nNRestarts=0\n"
+    assert restarts.parse(text) == {"keepalived.service": 4, "conntrackd.service": 0}
+    seen = restarts.Restarts()
+    for second, count in enumerate([0, 1, 2, 3, 4]):
+        seen.sample(float(second), {"keepalived.service": count, "conntrackd.service": 0})
+    assert seen.loops() == {"keepalived.service": 4}
+    for second in range(5, 80):
+        seen.sample(float(second), {"keepalived.service": 4, "conntrackd.service": 0})
+    assert seen.loops() == {}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "stays_down"), [(4, True), (3, False), (2, False), (None, False)]
+)
+def test_node_never_starts_keepalived_with_an_older_revision_while_the_peer_answers(
+    cluster: Cluster, theirs: int | None, stays_down: bool
+) -> None:
+    assert cluster.revision == 3
+    why = revision.refusal(replace(cluster, revision=3), theirs)
+    assert bool(why) is stays_down
+    assert not why or ("zcluster create" in why and "n2 has 4" in why)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Planned actions and readiness: each decision, without a node.
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from zclustermanager import conntrack, processes, readiness, switchover, takeover, timing
+from zclustermanager.readiness import Look, Standing
+from zclustermanager.switchover import Order
+
+MASTER = Standing("n2", master=True, generation="g7", sync="in sync", connections=1000)
+CAUGHT_UP = Look(
+    serving=False,
+    maintenance=False,
+    peer=MASTER,
+    peer_name="n2",
+    generation="g7",
+    synchronizes=True,
+    connections=1000,
+)
+
+
+def test_node_that_has_everything_is_ready() -> None:
+    assert readiness.reasons(CAUGHT_UP) == ()
+
+
+def test_master_is_ready_by_definition() -> None:
+    bare = Look(True, True, None, "n2", None, True, None, ("service haproxy has failed",))
+    assert readiness.reasons(bare) == ()
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        (replace(CAUGHT_UP, maintenance=True), "in maintenance"),
+        (replace(CAUGHT_UP, peer=None), "n2 cannot be asked"),
+        (replace(CAUGHT_UP, peer=replace(MASTER, master=False)), "n2 is not master"),
+        (replace(CAUGHT_UP, generation="g6"), "configuration not caught up"),
+        (replace(CAUGHT_UP, generation=None), "configuration not caught up"),
+        (replace(CAUGHT_UP, peer=replace(MASTER, sync="diverged")), "synchronization diverged"),
+        (replace(CAUGHT_UP, connections=900), "900 of 1000 connections"),
+        (replace(CAUGHT_UP, connections=None), "connection tracking does not answer"),
+        (replace(CAUGHT_UP, peer=replace(MASTER, connections=None)), "connection tracking of n2"),
+        (replace(CAUGHT_UP, failed=("service haproxy has failed",)), "haproxy has failed"),
+    ],
+)
+def test_whatever_is_missing_is_said(seen: Look, words: str) -> None:
+    assert any(words in reason for reason in readiness.reasons(seen))
+
+
+def test_cluster_that_synchronizes_nothing_needs_no_generation() -> None:
+    assert readiness.reasons(replace(CAUGHT_UP, generation=None, synchronizes=False)) == ()
+
+
+@pytest.mark.parametrize(
+    ("ready_for", "delay", "promotions", "calm", "words"),
+    [
+        (0.0, 0.0, 0, 0.0, ""),
+        (5.0, 60.0, 0, 5.0, "failback in 55 s"),
+        (60.0, 60.0, 2, 60.0, ""),
+        (60.0, 0.0, 3, 60.0, "master 3 times in short order: 540 s of calm to go"),
+        (600.0, 0.0, 3, 600.0, ""),
+    ],
+)
+def test_failback_waits_out_its_delay_and_a_to_and_fro(
+    ready_for: float, delay: float, promotions: int, calm: float, words: str
+) -> None:
+    said = readiness.hold(ready_for, delay, promotions, calm)
+    assert words in said
+    assert bool(said) is bool(words)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "enough"),
+    [
+        (0, 0, True),
+        (0, 5, True),
+        (0, 6, False),
+        (990, 1000, True),
+        (989, 1000, False),
+        (9, 1, True),
+    ],
+)
+def test_tables_may_differ_by_what_is_on_its_way(mine: int, theirs: int, enough: bool) -> None:
+    assert readiness.enough(mine, theirs) is enough
+
+
+def test_conntrackds_caches_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = (
+        "cache:internal\tactive objects:\t\t          51\n\tactive/total entries:\t 51/ 51\n\n"
+        "cache:external\tactive objects:\t\t           7\n"
+    )
+    monkeypatch.setattr(conntrack, "command", lambda *_, **__: processes.Outcome(0, said, ""))
+    assert conntrack.entries("internal") == 51
+    assert conntrack.entries("external") == 7
+    monkeypatch.setattr(conntrack, "command", lambda *_, **__: processes.Outcome(1, "", "dead"))
+    assert conntrack.entries("internal") is None
+
+
+@pytest.mark.parametrize(
+    ("node", "not_ready", "expected"),
+    [
+        ({"role": "backup", "status": "ok"}, (), []),
+        ({"role": "maintenance", "status": "maintenance"}, (), ["n2 is in maintenance"]),
+        (
+            {"role": "backup", "status": "failure", "message": "Failed services: conntrackd"},
+            ("connection tracking does not answer",),
+            ["n2: Failed services: conntrackd", "n2: connection tracking does not answer"],
+        ),
+        ({"role": "master", "status": "ok"}, (), ["n2: it is master"]),
+        ({"role": "backup", "status": "ok"}, ("3 of 9 connections",), ["n2: 3 of 9 connections"]),
+    ],
+)
+def test_obstacles_to_a_takeover_are_named(
+    node: dict[str, str], not_ready: tuple[str, ...], expected: list[str]
+) -> None:
+    assert takeover.obstacles({"hostname": "n2", "message": "", **node}, not_ready) == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "passes"),
+    [
+        ("n2: 3 of 9 connections", True),
+        ("synchronization pending: n2 is unreachable", True),
+        ("n2 cannot be asked (connection refused)", False),
+        ("n2 is in maintenance", False),
+    ],
+)
+def test_only_what_waiting_may_help_is_waited_for(reason: str, passes: bool) -> None:
+    assert takeover.passes(reason) is passes
+
+
+@pytest.mark.parametrize(
+    ("now", "peer_master", "ends"),
+    [
+        (1.0, False, None),
+        (1.0, True, "the peer is master"),
+        (1.0, None, "the peer has fallen silent"),
+        (5.0, False, "deadline"),
+        (9.0, True, "the peer is master"),
+    ],
+)
+def test_fault_of_a_switchover_always_ends(
+    now: float, peer_master: bool | None, ends: str | None
+) -> None:
+    assert switchover.over(Order("a", until=5.0), now, peer_master) == ends
+
+
+@pytest.mark.parametrize(
+    ("now", "peer_master", "ends"),
+    [
+        (1.0, True, None),
+        (1.0, False, "the peer does not serve"),
+        (1.0, None, "the peer has fallen silent"),
+        (5.0, True, "deadline"),
+    ],
+)
+def test_hold_of_a_backup_ends_when_it_is_needed(
+    now: float, peer_master: bool | None, ends: str | None
+) -> None:
+    assert switchover.over(Order("a", until=5.0, hold=True), now, peer_master) == ends
+
+
+def test_echo_has_the_checksum_that_makes_all_of_it_nothing() -> None:
+    assert timing.checksum(timing.echo(0x1234, 7)) == 0
+
+
+def test_one_late_sample_in_twenty_is_forgiven() -> None:
+    assert timing.nearly_worst([0.001] * 19 + [9.0]) == 0.001
+    assert timing.nearly_worst([]) == 0.0

@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# A pass on a real disk: the whole generation arrives, or nothing does.
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from zclustermanager.sync import stage as stages
+from zclustermanager.sync import tree
+from zclustermanager.sync.disk import LocalDisk
+from zclustermanager.sync.generation import Generation, Relation
+from zclustermanager.sync.replica import Offer, Replica
+from zclustermanager.sync.sender import Sender, freezer
+from zclustermanager.sync.store import Store
+from zclustermanager.sync.tree import Manifest, Scanner
+
+Disk = Callable[[str], tuple[Path, Store, Scanner]]
+
+
+def fill(root: Path) -> None:
+    """A root with one of everything."""
+    (root / "conf.d").mkdir()
+    (root / "conf.d/a.cfg").write_text("one")
+    (root / "new\nline \udcff".encode("utf-8", "surrogateescape").decode("latin-1")).write_text("x")
+    (root / "-dash").write_text("")
+    (root / "link").symlink_to("conf.d/a.cfg")
+    os.link(root / "conf.d/a.cfg", root / "hard")
+    (root / "conf.d/a.cfg").chmod(0o640)
+
+
+def moved(manifest: Manifest, source: Path, target: Path) -> Manifest:
+    """A manifest of one root as it would be of the other: two nodes have the same paths."""
+    text = json.dumps(tree.dump(manifest)).replace(str(source), str(target))
+    return tree.undump(json.loads(text))
+
+
+def staged(disk: Disk, change: Callable[[Path], Any]) -> tuple[Path, LocalDisk, stages.Stage]:
+    """A receiver with old content, and a stage of new content, ready to be verified."""
+    there, _, sender = disk("n1")
+    here, store, scanner = disk("n2")
+    fill(there)
+    shutil.copytree(there, here, symlinks=True, dirs_exist_ok=True)
+    change(there)
+    target = moved(sender.scan(), there, here)
+    generation = Generation("f" * 32, ("e" * 32,), tree.digest(target))
+    local = LocalDisk(store, scanner)
+    stage = stages.create(local, "0" * 32, generation, target)
+    for sha256 in stages.needed(scanner.scan(), target):
+        path = next(p for p, e in target.items() if e.sha256 == sha256)
+        shutil.copy(path.replace(str(here), str(there)), local.blobs(stage.token) / sha256)
+    return here, local, stage
+
+
+def arrive(local: LocalDisk, stage: stages.Stage) -> list[str]:
+    """A pass from verification to the end."""
+    stages.verify(local, stage, local.scan())
+    stages.begin(local, stage, local.scan())
+    changed = stages.redo(local, stage)
+    stages.finish(local, stage)
+    return changed
+
+
+def contents(scanner: Scanner) -> dict[str, dict[str, Any]]:
+    """What is on disk but for hard links, which undo brings back as files of their own."""
+    return {path: entry.identity() | {"link": ""} for path, entry in scanner.scan().items()}
+
+
+def everything(root: Path) -> None:
+    """Change, add, delete, retype."""
+    (root / "conf.d/a.cfg").write_text("two")
+    (root / "added").mkdir()
+    (root / "added/deep.cfg").write_text("three")
+    (root / "-dash").unlink()
+    (root / "-dash").mkdir()
+    (root / "link").unlink()
+    (root / "link").write_text("a file now")
+
+
+def test_pass_brings_the_whole_generation_and_keeps_what_it_replaced(disk: Disk) -> None:
+    here, local, stage = staged(disk, everything)
+    changed = arrive(local, stage)
+    assert tree.digest(local.scan()) == stage.generation.digest
+    assert local.generation().id == "f" * 32
+    assert str(here / "conf.d/a.cfg") in changed
+    (kept,) = local.store.versions.iterdir()
+    assert (kept / str(here).lstrip("/") / "conf.d/a.cfg").read_text() == "one"
+    assert local.tokens() == []
+    assert (here / "hard").stat().st_ino == (here / "conf.d/a.cfg").stat().st_ino
+
+
+def test_undo_brings_back_everything_that_passes_replaced(disk: Disk) -> None:
+    _, local, stage = staged(disk, everything)
+    before = contents(local.scanner)
+    arrive(local, stage)
+    assert contents(local.scanner) != before
+    stages.undo(local.store)
+    assert contents(Scanner(local.scanner.roots, [])) == before
+    assert list(local.store.versions.iterdir()) == []
+
+
+def test_damaged_content_touches_nothing(disk: Disk) -> None:
+    _, local, stage = staged(disk, everything)
+    next(local.blobs(stage.token).iterdir()).write_text("damaged")
+    before = tree.digest(local.scan())
+    with pytest.raises(stages.StageError, match="arrived damaged"):
+        stages.verify(local, stage, local.scan())
+    assert stages.recover(local) == []
+    assert tree.digest(local.scan()) == before
+    assert local.tokens() == []
+
+
+def test_missing_content_touches_nothing(disk: Disk) -> None:
+    _, local, stage = staged(disk, everything)
+    next(local.blobs(stage.token).iterdir()).unlink()
+    with pytest.raises(stages.StageError, match="did not arrive"):
+        stages.verify(local, stage, local.scan())
+
+
+EFFECTS = ("rename", "unlink", "mkdir", "rmdir", "chown", "link")
+
+
+class Killed(BaseException):
+    """As by kill -9: nothing is cleaned up."""
+
+
+@pytest.mark.parametrize("survived", range(0, 40, 3))
+def test_pass_killed_at_any_step_is_finished_afterwards(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    _, local, stage = staged(disk, everything)
+    stages.verify(local, stage, local.scan())
+    left = survived
+    with monkeypatch.context() as patch:
+        for name in EFFECTS:
+            real = getattr(os, name)
+
+            def step(*args: Any, _real: Any = real, **kwargs: Any) -> Any:
+                nonlocal left
+                if left == 0:
+                    raise Killed
+                left -= 1
+                return _real(*args, **kwargs)
+
+            patch.setattr(os, name, step)
+        with contextlib.suppress(Killed):
+            stages.begin(local, stage, local.scan())
+            stages.redo(local, stage)
+            stages.finish(local, stage)
+    again = LocalDisk(local.store, Scanner(local.scanner.roots, []))
+    stages.recover(again)
+    assert tree.digest(again.scan()) == stage.generation.digest
+    assert again.generation().id == stage.generation.id
+    assert not [p for r in local.scanner.roots for p in Path(r).parent.rglob(".zcluster-*")]
+
+
+def test_edit_after_a_killed_pass_is_a_change_of_its_own(disk: Disk) -> None:
+    here, local, stage = staged(disk, everything)
+    stages.verify(local, stage, local.scan())
+    stages.begin(local, stage, local.scan())
+    (here / "conf.d/a.cfg").write_text("edited since")
+    stages.recover(local)
+    assert (here / "conf.d/a.cfg").read_text() == "edited since"
+    assert (here / "added/deep.cfg").read_text() == "three"
+
+
+def test_edit_in_the_moment_of_the_rename_is_kept(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, local, stage = staged(disk, everything)
+    prepare = local.prepare
+
+    def edited(entry: tree.Entry, token: str) -> str | None:
+        if entry.path.endswith("a.cfg"):
+            Path(entry.path).write_text("in between")
+        return prepare(entry, token)
+
+    monkeypatch.setattr(local, "prepare", edited)
+    arrive(local, stage)
+    assert (here / "conf.d/a.cfg").read_text() == "two"
+    kept = [p.read_text() for p in local.store.versions.rglob("a.cfg")]
+    assert sorted(kept) == ["in between", "one"]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_nothing_gets_its_name_before_it_is_durable(disk: Disk, tmp_path: Path) -> None:
+    here, local, stage = staged(disk, everything)
+    program = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from zclustermanager.sync import stage\n"
+        "from zclustermanager.sync.disk import LocalDisk\n"
+        "from zclustermanager.sync.store import Store\n"
+        "from zclustermanager.sync.tree import Scanner\n"
+        "store = Store(Path(sys.argv[3]), Path(sys.argv[4]))\n"
+        "stage.recover(LocalDisk(store, Scanner([sys.argv[2]], [])))\n"
+    )
+    stages.verify(local, stage, local.scan())
+    shipped = Path(stages.__file__).parents[2]
+    trace = tmp_path / "trace"
+    calls = "trace=openat,close,fsync,syncfs,rename,renameat,renameat2"
+    state, run = local.store.state, local.store.runtime
+    subprocess.run(
+        ["strace", "-f", "-y", "-e", calls, "-o", trace, sys.executable, "-c", program]
+        + [str(p) for p in (shipped, here, state, run)],
+        check=True,
+    )
+    synced: set[str] = set()
+    renamed = []
+    for line in trace.read_text().splitlines():
+        if found := re.search(r"fsync\(\d+<([^>]*)>\)\s+= 0", line):
+            synced.add(found[1])
+        elif "syncfs(" in line and line.endswith("= 0"):
+            synced.add("everything")
+        elif found := re.search(r'rename\w*\(.*?"([^"]+)".*?"([^"]+)"', line):
+            renamed.append(found[2])
+            # A hard link is one more name of a file that has a durable one.
+            if str(here) in found[2] and ".zcluster-" in found[1] and "hard" not in found[2]:
+                assert found[1] in synced, f"renamed before it was durable: {line}"
+                assert any("versions" in p for p in renamed) or "everything" in synced
+    assert [p for p in renamed if p.startswith(str(here))]
+    assert (here / "conf.d/a.cfg").read_text() == "two"
+
+
+def test_manifest_outside_the_roots_is_found(disk: Disk) -> None:
+    here, _, scanner = disk("n2")
+    fill(here)
+    good = scanner.scan()
+    assert stages.outside(good, scanner) == []
+    for path in ("/etc/passwd", f"{here}/../../x", f"{here}x"):
+        entry = tree.Entry(path, "file", 0o644, "root", "root")
+        assert stages.outside({path: entry}, scanner) == [path]
+
+
+@pytest.mark.parametrize(
+    "unsound",
+    [
+        {"path": "{root}/link/x", "kind": "file", "sha256": "0" * 64},
+        {"path": "{root}/nowhere/x", "kind": "file", "sha256": "0" * 64},
+        {"path": "{root}/x", "kind": "file", "sha256": "0" * 64, "link": "/usr/bin/dash"},
+        {"path": "{root}/x", "kind": "odd", "sha256": "/etc/shadow"},
+        {"path": "{root}/x", "kind": "file", "sha256": "/etc/shadow"},
+        {"path": "{root}/x", "kind": "symlink", "sha256": "0" * 64},
+    ],
+)
+def test_entry_that_no_honest_sender_could_have_read_is_found(
+    disk: Disk, unsound: dict[str, str]
+) -> None:
+    here, _, scanner = disk("n2")
+    fill(here)
+    target = scanner.scan()
+    path = unsound["path"].format(root=here)
+    entry = tree.Entry(mode=0o644, owner="root", group="root", **(unsound | {"path": path}))
+    assert stages.outside({**target, path: entry}, scanner) == [path]
+
+
+def test_directory_with_files_of_the_node_is_not_removed_and_nothing_is_touched(
+    disk: Disk,
+) -> None:
+    here, local, stage = staged(disk, lambda root: shutil.rmtree(root / "conf.d"))
+    (here / "conf.d/own.sock").write_text("")
+    excluding = Scanner(local.scanner.roots, [f"{here}/conf.d/own.sock"])
+    with pytest.raises(stages.StageError, match=r"holds own\.sock of this node"):
+        stages.verify(local, stage, excluding.scan())
+
+
+def test_stage_that_the_node_has_moved_on_from_is_dropped(disk: Disk) -> None:
+    here, local, stage = staged(disk, everything)
+    stages.verify(local, stage, local.scan())
+    (here / "conf.d/a.cfg").write_text("edited by the new master")
+    local.save(Generation("8" * 32, (), tree.digest(local.scan()), term=True))
+    assert stages.recover(local) == []
+    assert (here / "conf.d/a.cfg").read_text() == "edited by the new master"
+    assert local.generation().id == "8" * 32
+
+
+def test_excluded_files_are_neither_read_nor_written(disk: Disk) -> None:
+    here, _, _ = disk("n2")
+    fill(here)
+    scanner = Scanner([str(here)], [f"{here}/conf.d", "*/-dash"])
+    assert not [p for p in scanner.scan() if "conf.d" in p or p.endswith("-dash")]
+
+
+def test_same_content_has_the_same_digest_whatever_the_times_are(disk: Disk) -> None:
+    here, _, scanner = disk("n2")
+    fill(here)
+    before = tree.digest(scanner.scan())
+    os.utime(here / "conf.d/a.cfg", (1, 1))
+    assert tree.digest(scanner.scan()) == before
+    (here / "conf.d/a.cfg").chmod(0o600)
+    assert tree.digest(scanner.scan()) != before
+
+
+def test_edit_that_keeps_size_and_mtime_is_seen(disk: Disk) -> None:
+    here, _, scanner = disk("n2")
+    fill(here)
+    path = here / "conf.d/a.cfg"
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    before = tree.digest(scanner.scan())
+    path.write_text("eno")
+    os.utime(path, ns=times)
+    assert tree.digest(scanner.scan()) != before
+
+
+def test_writer_that_never_stops_cannot_starve_a_pass(disk: Disk) -> None:
+    far = Far("accept")
+    here, store, scanner = disk("n1")
+    scanner.copies = str(store.frozen)
+    fill(here)
+    store.save(Generation("1" * 32, (), tree.digest(scanner.scan()), term=True))
+    (here / "busy").write_text("first")
+    offered = far.offer
+
+    def offer(offer: Offer) -> dict[str, Any]:
+        (here / "busy").write_text("written again before it could be sent")
+        return offered(offer)
+
+    far.offer = offer  # type: ignore[method-assign]
+    sender = Sender(Replica(LocalDisk(store, scanner), lambda: "2" * 32), far, freezer(store))
+    assert sender.run().state == "in sync"
+    assert len(far.offers) == 1
+    assert far.offers[0].manifest[f"{here}/busy"].sha256 in far.sent[0]
+
+
+def test_file_that_never_holds_still_does_not_stop_the_others(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, _, scanner = disk("n1")
+    fill(here)
+    before = scanner.scan()
+    real = tree.digest_file
+
+    def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_result]:
+        if path.endswith("a.cfg"):
+            raise tree.UnstableError("changes while it is read")
+        return real(path, copy_to)
+
+    monkeypatch.setattr(tree, "digest_file", digest_file)
+    (here / "conf.d/a.cfg").write_text("busy")
+    (here / "other").write_text("calm")
+    after = scanner.scan()
+    assert after[f"{here}/conf.d/a.cfg"].sha256 == before[f"{here}/conf.d/a.cfg"].sha256
+    assert f"{here}/other" in after
+
+
+class Far:
+    """A peer that writes down what it is asked."""
+
+    name = "n2"
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self.offers: list[Offer] = []
+        self.sent: list[set[str]] = []
+
+    def offer(self, offer: Offer) -> dict[str, Any]:
+        self.offers.append(offer)
+        need = sorted({e.sha256 for e in offer.manifest.values() if e.sha256})
+        return {"answer": self.answer, "stage": "0" * 32, "need": need}
+
+    def send(self, frozen: Path, token: str) -> None:
+        self.sent.append({p.name for p in frozen.iterdir()})
+
+    def commit(self, token: str) -> dict[str, Any]:
+        return {"applied": 3, "services": {}}
+
+    def fetch(self, mine: Generation) -> tuple[Relation, Offer]:
+        return Relation.BEHIND, Offer(Generation(), {})
+
+    def receive(self, need: list[str], offer: Offer, token: str) -> None:
+        raise AssertionError("there is nothing to pull")
+
+
+def sending(disk: Disk, far: Far) -> tuple[Path, Store, Sender]:
+    here, store, scanner = disk("n1")
+    fill(here)
+    store.save(Generation("1" * 32, (), tree.digest(scanner.scan()), term=True))
+    replica = Replica(LocalDisk(store, scanner), lambda: "2" * 32)
+    return here, store, Sender(replica, far, freezer(store))
+
+
+def test_sender_mints_before_it_sends_and_acknowledges_only_what_was_applied(disk: Disk) -> None:
+    far = Far("accept")
+    here, store, sender = sending(disk, far)
+    assert sender.run().state == "in sync"
+    assert far.offers[0].generation.id == "1" * 32
+    assert far.sent == [{e.sha256 for e in far.offers[0].manifest.values() if e.sha256}]
+    assert sender.run().state == "in sync"
+    assert len(far.offers) == 1
+    (here / "conf.d/a.cfg").write_text("changed")
+    assert sender.run().state == "in sync"
+    assert far.offers[1].generation.ancestors == ("1" * 32,)
+    assert store.generation().offered
+    assert list(store.outgoing.iterdir()) == [store.frozen]
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [("stale", "pending"), ("master", "failed"), ("diverged", "diverged"), ("equal", "in sync")],
+)
+def test_refused_sender_says_so_and_sends_nothing(disk: Disk, answer: str, state: str) -> None:
+    far = Far(answer)
+    _, _, sender = sending(disk, far)
+    assert sender.run().state == state
+    assert far.sent == []
+
+
+def test_node_that_does_not_serve_sends_nothing(disk: Disk) -> None:
+    far = Far("accept")
+    _, _, sender = sending(disk, far)
+    sender.serving = lambda: False
+    assert sender.run().state == "pending"
+    assert far.offers == []

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Python API: quick to import, typed, silent, the same table as the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import zcluster_runner
+from zcluster_runner import Event, EventKind, Outcome, Secret, UsageError
+
+Put = Callable[[str, str], None]
+
+REPORT = "    - name: Report | settings\n      ansible.builtin.debug: {msg: {}}\n"
+
+
+def test_it_imports_nothing_slow() -> None:
+    """What takes longer than a tenth of a second to import is loaded only when it is needed (the
+    time itself: bench/driver/run.py import).
+    """
+    slow = {"ansible", "ansible_runner", "click", "jinja2", "netaddr", "pexpect", "rich", "yaml"}
+    code = (
+        f"import sys, zcluster_runner; print(sorted({slow} & set(sys.modules)), len(sys.modules))"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    found, _, number = done.stdout.rpartition(" ")
+    assert found == "[]"
+    assert int(number) < 250
+
+
+def test_a_run_is_silent_and_tells_by_events(
+    collection: Put, inventory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    collection("show", '    - name: Look\n      ansible.builtin.command: "true"\n' + REPORT)
+    events: list[Event] = []
+    result = zcluster_runner.run("show", inventory=inventory, on_event=events.append)
+    assert capfd.readouterr() == ("", "")
+    assert result.outcome is Outcome.SUCCEEDED
+    assert EventKind.CHANGED in {event.kind for event in events}
+    assert result.inventory == (str(inventory),)
+
+
+def test_a_started_run_is_an_iterator_over_typed_events_and_then_has_its_result(
+    collection: Put, inventory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    collection("show", '    - name: Look\n      ansible.builtin.command: "true"\n' + REPORT)
+    running = zcluster_runner.start("show", inventory=inventory)
+    events = list(running)
+    assert all(isinstance(event, Event) for event in events)
+    assert {e.host for e in events if e.kind is EventKind.CHANGED} == {"lb1", "lb2"}
+    assert running.done
+    assert running.result.outcome is Outcome.SUCCEEDED
+    assert list(running) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_events_of_a_started_run_come_while_it_runs(collection: Put, inventory: Path) -> None:
+    collection("show", "    - name: Wait\n      ansible.builtin.command: sleep 4713\n")
+    with zcluster_runner.start("show", inventory=inventory) as running:
+        step = next(event for event in running if event.kind is EventKind.STEP)
+        assert (step.text, running.done) == ("Wait", False)
+    # a block that is left early leaves nothing running
+    assert running.done
+    assert running.result.outcome is Outcome.CANCELED
+
+
+def test_errors_of_a_started_run_come_out(inventory: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'nodes'"):
+        zcluster_runner.start("nods", inventory=inventory)
+    running = zcluster_runner.start("nodes", inventory="nowhere")
+    assert list(running) == []
+    with pytest.raises(UsageError, match="nowhere"):
+        _ = running.result
+
+
+def test_a_result_cannot_be_changed(collection: Put, inventory: Path) -> None:
+    collection("show", REPORT)
+    result = zcluster_runner.run("show", inventory=str(inventory))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.verb = "x"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("verb", "params", "message"),
+    [
+        ("nods", {}, "did you mean 'nodes'"),
+        ("nodes", {"colour": "red"}, "nodes has no parameter 'colour'; it has: watch"),
+        ("create", {"vrid": 256}, "--vrid: 256 is not possible; allowed: 1 to 255"),
+        ("create", {"check_interval": "often"}, "allowed: 0.01 to 40.95"),
+        ("lab_up", {"debian": "11"}, "--debian: '11' is not possible; allowed: 12, 13"),
+        ("nodes", {"password": "x"}, "nodes takes no password"),
+    ],
+)
+def test_a_wrong_call_is_a_usage_error(verb: str, params: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        zcluster_runner.run(verb, **params)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+DOOR = """\
+    - name: Report | needs_password
+      ansible.builtin.debug:
+        msg: "{{ inventory_hostname }}"
+      when: zcluster_root_password is not defined
+    - name: Stop
+      ansible.builtin.fail: {msg: closed}
+      when: zcluster_root_password is not defined
+"""
+
+
+def test_create_asks_once_and_only_if_it_must(collection: Put, inventory: Path) -> None:
+    collection("create", DOOR)
+    asked: list[tuple[str, ...]] = []
+
+    def ask(hosts: object) -> Secret:
+        asked.append(tuple(hosts))  # type: ignore[arg-type]
+        return Secret("open sesame")
+
+    result = zcluster_runner.run("create", inventory=inventory, ask_password=ask)
+    assert result.succeeded
+    assert asked == [("lb1", "lb2")]
+    result = zcluster_runner.run("create", inventory=inventory, password="x1", ask_password=ask)
+    assert result.succeeded
+    assert len(asked) == 1
+    refused = zcluster_runner.run("create", inventory=inventory, ask_password=lambda _: None)
+    assert refused.outcome is Outcome.FAILED
+    assert refused.report("needs_password") == {"lb1": "lb1", "lb2": "lb2"}
+
+
+def test_replace_backup_reaches_the_playbook_as_a_boolean(collection: Put, inventory: Path) -> None:
+    collection(
+        "create",
+        "    - name: Report | yes\n      ansible.builtin.debug:\n"
+        "        msg: '{{ zcluster_replace_backup }}'\n",
+    )
+    result = zcluster_runner.run("create", inventory=inventory, replace_backup=True)
+    assert result.report("yes") == {"lb1": True, "lb2": True}
+
+
+def test_interfaces_of_a_host_that_no_inventory_knows(collection: Put) -> None:
+    collection(
+        "interfaces",
+        "    - name: Report | interfaces\n      ansible.builtin.debug:\n"
+        "        msg: ['{{ inventory_hostname }} as {{ ansible_user }}']\n",
+    )
+    result = zcluster_runner.run("interfaces", host="192.0.2.1", user="admin")
+    assert result.report("interfaces") == {"192.0.2.1": ["192.0.2.1 as admin"]}

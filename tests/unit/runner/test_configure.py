@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings of configure: worked out against the inventory, and written into it by one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zcluster_runner import actions, api, configure
+from zcluster_runner.errors import UsageError
+
+HOSTS = """\
+---
+# Two clusters.
+all:
+  children:
+    cluster_web:
+      vars:
+        zcluster_name: web
+        # Who gets the VIPs back.
+        zcluster_failback: disabled  # for now
+        zcluster_vips:
+          - 192.0.2.100/24
+          # the old one
+          - address: 203.0.113.1/24
+            interface: eth1
+        zcluster_check_interval: 0.1
+      hosts:
+        lb1: {zcluster_ip: 198.18.30.11}
+        lb2: {zcluster_ip: 198.18.30.12}
+    cluster_db:
+      vars:
+        zcluster_name: db
+        zcluster_failback: disabled
+      hosts:
+        db1:
+        db2:
+"""
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    directory = tmp_path / "inventory"
+    directory.mkdir()
+    (directory / "hosts.yml").write_text(HOSTS)
+    return directory
+
+
+def settings(found: configure.Variables, **params: Any) -> dict[str, Any]:
+    action = actions.find("configure")
+    assert action is not None
+    _, hosts = configure.hosts_of(found, "web")
+    return configure.settings(action, api.checked(action, params), hosts)
+
+
+WEB: dict[str, dict[str, Any]] = {
+    "lb1": {
+        "zcluster_name": "web",
+        "zcluster_vips": ["192.0.2.100/24", {"address": "203.0.113.1/24", "interface": "eth1"}],
+    }
+}
+
+
+def test_virtual_addresses_are_added_and_removed() -> None:
+    wanted = settings(WEB, vip=[("add", "192.0.2.9/24@eth0"), ("remove", "203.0.113.1")])
+    assert wanted == {
+        "zcluster_vips": ["192.0.2.100/24", {"address": "192.0.2.9/24", "interface": "eth0"}]
+    }
+
+
+def test_witnesses_are_a_list_like_the_addresses() -> None:
+    assert settings(WEB, witness=[("add", "192.0.2.1")]) == {"zcluster_witnesses": ["192.0.2.1"]}
+
+
+def test_tracked_interfaces_are_a_list_of_names() -> None:
+    known = {"lb1": {"zcluster_name": "web", "zcluster_track_interfaces": ["eth1", "bond0.7"]}}
+    wanted = settings(known, track_interface=[("add", "eth3"), ("remove", "eth1")])
+    assert wanted == {"zcluster_track_interfaces": ["bond0.7", "eth3"]}
+    with pytest.raises(UsageError, match=r"remove eth9: it is not there; there are: eth1, bond0.7"):
+        settings(known, track_interface=[("remove", "eth9")])
+
+
+def test_address_that_is_there_is_not_added_twice() -> None:
+    wanted = settings(WEB, vip=[("add", "192.0.2.100/24")])
+    assert wanted["zcluster_vips"] == WEB["lb1"]["zcluster_vips"]
+
+
+def test_address_that_is_not_there_cannot_be_removed() -> None:
+    with pytest.raises(
+        UsageError, match=r"--vip remove 192.0.2.1: it is not there; there are: 192"
+    ):
+        settings(WEB, vip=[("remove", "192.0.2.1")])
+
+
+@pytest.mark.parametrize("change", [("put", "192.0.2.1/24"), ("add", ""), "192.0.2.1/24"])
+def test_change_of_a_list_is_add_or_remove(change: Any) -> None:
+    with pytest.raises(UsageError, match="allowed: add"):
+        settings(WEB, vip=[change])
+
+
+def test_of_several_clusters_one_must_be_named() -> None:
+    both = {**WEB, "db1": {"zcluster_name": "db"}}
+    with pytest.raises(UsageError, match="say --cluster: web, db"):
+        configure.hosts_of(both, "")
+    assert configure.hosts_of(both, "db") == ("db", {"db1": {"zcluster_name": "db"}})
+
+
+def test_value_is_written_where_it_stands_and_nothing_else_changes(inventory: Path) -> None:
+    assert configure.persist([inventory], "web", {"zcluster_failback": "lb1"}) == ""
+    old, new = HOSTS.splitlines(), (inventory / "hosts.yml").read_text().splitlines()
+    changes = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
+    assert changes == [
+        (
+            "        zcluster_failback: disabled  # for now",
+            '        zcluster_failback: "lb1"  # for now',
+        )
+    ]
+
+
+def test_value_goes_to_the_cluster_that_is_meant(inventory: Path) -> None:
+    assert configure.persist([inventory], "db", {"zcluster_failback": "db2"}) == ""
+    found = configure.variables_of([inventory])
+    assert [found[host]["zcluster_failback"] for host in ("lb1", "db1")] == ["disabled", "db2"]
+
+
+def test_list_is_replaced_whole_and_its_neighbours_stay(inventory: Path) -> None:
+    vips = ["192.0.2.100/24", {"address": "192.0.2.9/24", "interface": "eth0"}]
+    assert configure.persist([inventory], "web", {"zcluster_vips": vips}) == ""
+    found = configure.variables_of([inventory])["lb2"]
+    assert (found["zcluster_vips"], found["zcluster_check_interval"]) == (vips, 0.1)
+
+
+def test_setting_that_is_nowhere_yet_comes_after_the_clusters_name(inventory: Path) -> None:
+    assert configure.persist([inventory], "web", {"zcluster_preempt_delay": 30.0}) == ""
+    lines = (inventory / "hosts.yml").read_text().splitlines()
+    place = lines.index("        zcluster_name: web")
+    assert lines[place + 1] == "        zcluster_preempt_delay: 30.0"
+
+
+def test_inventory_that_cannot_be_written_stays_and_the_lines_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.ini"
+    path.write_text("[web]\nlb1\nlb2\n[web:vars]\nzcluster_name=web\n")
+    said = configure.persist([path], "web", {"zcluster_failback": "lb1"})
+    assert 'zcluster_failback: "lb1"' in said
+    assert path.read_text() == "[web]\nlb1\nlb2\n[web:vars]\nzcluster_name=web\n"
+
+
+def test_value_that_is_there_already_is_left_alone(inventory: Path) -> None:
+    before = (inventory / "hosts.yml").stat()
+    assert configure.persist([inventory], "web", {"zcluster_failback": "disabled"}) == ""
+    assert (inventory / "hosts.yml").stat().st_ino == before.st_ino
