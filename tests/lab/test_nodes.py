@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from product import ROOT, Cluster, tool
+from product import ROOT, Cluster, eventually, tool
 
 pytestmark = pytest.mark.lab
 
@@ -114,7 +114,9 @@ def test_flushed_ruleset_takes_the_table_away_only_until_nftables_has_loaded(
 
 def test_connection_tracking_that_hears_no_peer_is_red(cluster: Cluster) -> None:
     cluster.lab.exec("n2", "nft", "add rule inet zcluster input udp dport 3780 counter drop")
-    time.sleep(5)
+    words = "connection tracking hears no peer"
+    # A link is looked at now and then, and silent only after a while: by its own manager first.
+    eventually(words, lambda: words in str(cluster.status("n2").get("message")), timeout=60)
     code, found = nodes(cluster)
     assert code == 2
-    assert "connection tracking hears no peer" in found["n2"]["message"]
+    assert words in found["n2"]["message"]
