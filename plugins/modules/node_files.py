@@ -218,16 +218,17 @@ def _kept(name: Optional[str]) -> Dict[str, Any]:
     try:
         with open(_checkpoint_file(name), "rb") as stream:
             kept = json.load(stream)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # none, or one that a dying machine left torn
         return {}
     return dict(kept)
 
 
 def _keep(name: str, kept: Dict[str, Any]) -> None:
     os.makedirs(CHECKPOINTS, mode=0o700, exist_ok=True)
-    descriptor = os.open(_checkpoint_file(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor, temporary = tempfile.mkstemp(dir=CHECKPOINTS)
     with os.fdopen(descriptor, "w") as stream:
         json.dump(kept, stream)
+    os.rename(temporary, _checkpoint_file(name))
 
 
 def _wanted(module: AnsibleModule) -> List[_files.Wanted]:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from zcluster_lab import BALANCERS, BARE, Lab, LabError
 
@@ -228,11 +228,39 @@ grep -E 'zcluster|keepalived\.conf$|authorized_keys|sysctl\.d|/passwd$|/group$' 
 """
 
 
-def trace(lab: Lab, node: str) -> tuple[str, str, str, str]:
-    """What create could leave on a node: its files, its user, its tables, its addresses."""
-    files = lab.exec(node, "sh", "-c", OURS).stdout
-    user = lab.exec(node, "getent", "passwd", "zcluster", check=False).stdout
-    tables = lab.exec(node, "nft", "list", "tables").stdout
+KERNEL = (
+    "net.ipv4.ip_forward",
+    "net.ipv4.ip_nonlocal_bind",
+    "net.ipv6.ip_nonlocal_bind",
+    "net.netfilter.nf_conntrack_tcp_be_liberal",
+    "net.netfilter.nf_conntrack_tcp_loose",
+)
+SERVED = ("haproxy.service", "nftables.service")
+
+
+class Trace(NamedTuple):
+    """What create could leave on a node."""
+
+    files: str
+    user: str
+    tables: str
+    addresses: str
+    ruleset: str
+    kernel: str
+    services: str
+
+
+def trace(lab: Lab, node: str) -> Trace:
+    """Its files, its user, its tables, its addresses; what filters, and what runs."""
     links = json.loads(lab.exec(node, "ip", "-j", "address").stdout)
-    addresses = sorted(i["local"] for link in links for i in link["addr_info"])
-    return files, user, tables, " ".join(addresses)
+    return Trace(
+        files=lab.exec(node, "sh", "-c", OURS).stdout,
+        user=lab.exec(node, "getent", "passwd", "zcluster", check=False).stdout,
+        tables=lab.exec(node, "nft", "list", "tables").stdout,
+        addresses=" ".join(sorted(i["local"] for link in links for i in link["addr_info"])),
+        ruleset=lab.exec(node, "nft", "--stateless", "list", "ruleset").stdout,
+        kernel=lab.exec(node, "sysctl", *KERNEL).stdout,
+        services=lab.exec(
+            node, "systemctl", "show", "--property=ActiveState,UnitFileState", *SERVED
+        ).stdout,
+    )

@@ -30,18 +30,19 @@ def test_unset_leaves_clean_nodes_and_the_active_one_serving(cluster: Cluster, p
     assert noticed.udp_lost == 0
     assert noticed.tcp_alive == noticed.tcp_opened == 100
     for node in NODE_NAMES:
-        files, user, tables, addresses = trace(lab, node)
-        left = set(files.splitlines())
+        left_there = trace(lab, node)
+        left = set(left_there.files.splitlines())
         unit = "/etc/systemd/system/zcluster-vips.service"
         wanted = f"/etc/systemd/system/multi-user.target.wants/{unit.rpartition('/')[2]}"
         expected = {unit, wanted} if node == "n1" else set()
         named = {path for path in left if "zcluster" in path}
         assert named == expected
         assert "/etc/keepalived/keepalived.conf" not in left
-        assert user == ""
-        assert "zcluster" not in tables
-        assert vips <= set(addresses.split()) if node == "n1" else not vips & set(addresses.split())
-        assert "169.254" not in addresses
+        assert left_there.user == ""
+        assert "zcluster" not in left_there.tables
+        addresses = set(left_there.addresses.split())
+        assert vips <= addresses if node == "n1" else not vips & addresses
+        assert "169.254" not in left_there.addresses
         lab.exec(node, "test", "!", "-s", "/root/.ssh/authorized_keys")
         for unit_name in ("keepalived", "conntrackd", "zcluster"):
             said = lab.exec(node, "systemctl", "is-active", f"{unit_name}.service", check=False)
