@@ -438,9 +438,10 @@ ACTIONS: tuple[Action, ...] = (
         playbook="zcluster.ha.services",
         summary="Show the managed services on both nodes",
         text=(
-            "active: serves. standby: ready, running (hot) or to be started (cold). rejected: its\n"
-            "program does not accept the new configuration, and goes on with the old one. failed:\n"
-            "cannot be kept alive. stopped by operator: somebody stopped it; nobody starts it."
+            "active: serves. standby: ready, running (hot) or to be started (cold). starting: on\n"
+            "its way up. rejected: its program does not accept the new configuration, and goes on\n"
+            "with the old one. failed: cannot be kept alive, or could not be told. stopped by\n"
+            "operator: somebody stopped it; nobody starts it."
         ),
         examples=("zcluster services", "zcluster services --output json"),
         shown=Shown.SERVICES,

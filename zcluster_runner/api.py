@@ -472,11 +472,16 @@ def services(result: Result) -> list[dict[str, Any]]:
 
 
 def services_code(rows: list[dict[str, Any]], *, succeeded: bool) -> ExitCode:
-    """Return red for a service that is not as it should be, grey for one that is not known."""
+    """Return red for a service that is not as it should be, grey for one that is not known.
+
+    Orange while one is starting.
+    """
     states = {row.get("state") for row in rows}
     if states & BAD_SERVICE:
         return ExitCode.RED
-    return ExitCode.GREEN if succeeded and "unknown" not in states else ExitCode.GREY
+    if not succeeded or "unknown" in states:
+        return ExitCode.GREY
+    return ExitCode.ORANGE if "starting" in states else ExitCode.GREEN
 
 
 def settings(result: Result) -> list[dict[str, Any]]:

@@ -325,7 +325,13 @@ def script(result: Result) -> Iterable[RenderableType]:
         yield Text(str(text))
 
 
-STATE_COLOURS = {"active": "green", "standby": "green", "accepted": "green", "unknown": ""}
+STATE_COLOURS = {
+    "active": "green",
+    "standby": "green",
+    "accepted": "green",
+    "starting": "yellow",
+    "unknown": "",
+}
 
 
 def services(result: Result) -> Iterable[RenderableType]:

@@ -15,6 +15,7 @@ from ansible_collections.zcluster.ha.plugins.module_utils import _sync_paths
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}")
 UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@\\-]*\.(service|target|socket)")
+KEEPALIVED = "keepalived.service"
 STANDBY = ("hot", "cold")
 ON_CHANGE = ("reload", "restart", "command", "nothing")
 LONGEST = 3600.0  # seconds
@@ -45,8 +46,10 @@ PRESETS: t.Dict[str, t.Dict[str, t.Any]] = {
         "paths": ["/etc/ipvs"],
         "validate": "keepalived --config-test",
     },
+    # Tried in a network namespace of its own: what is loaded goes on until the new is known good.
     "ipvsadm": {
         "paths": ["/etc/ipvsadm.rules"],
+        "validate": "sh -c 'unshare --net ipvsadm --restore < /etc/ipvsadm.rules'",
         "on_change": "command",
         "command": "sh -c 'ipvsadm --clear && ipvsadm --restore < /etc/ipvsadm.rules'",
     },
@@ -278,6 +281,14 @@ def _check_together(service: Service) -> None:
     if service.standby == "cold" and not service.unit:
         raise ServiceError(
             "standby", "cold", f"Service {name} has no unit that could be started on promotion."
+        )
+    if service.unit == KEEPALIVED and service.standby == "cold":
+        raise ServiceError(
+            "standby", "cold", f"Service {name} is keepalived, which runs on both nodes."
+        )
+    if service.unit == KEEPALIVED and service.on_change == "restart":
+        raise ServiceError(
+            "on_change", "restart", f"Service {name} is keepalived: a restart would be a takeover."
         )
     if service.critical and not (service.unit or service.check):
         raise ServiceError(

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from zclustermanager import activation, apply, firewall, keeper, processes, units
+from zclustermanager import (
+    activation,
+    activator,
+    apply,
+    firewall,
+    journal,
+    keeper,
+    processes,
+    stepdown,
+    units,
+)
 from zclustermanager.activation import Live, Result, State
-from zclustermanager.keeper import FLAP_GUARD, WITHIN, Health, Memory, Step
+from zclustermanager.activator import Activator, Trouble
+from zclustermanager.keeper import WITHIN, Memory, Step
 from zclustermanager.processes import Outcome
+from zclustermanager.promotion import Telling
 from zclustermanager.reconcile import Role
 from zclustermanager.settings import Cluster, Service
+from zclustermanager.stepdown import FLAP_GUARD, Health
+from zclustermanager.sync.generation import Generation
+from zclustermanager.sync.store import Store
+from zclustermanager.sync.worker import SyncWorker
 from zclustermanager.units import Unit
 
 HOT = Service("haproxy", "haproxy.service", ("/etc/haproxy",))
@@ -20,6 +37,7 @@ COLD = Service("batch", "batch.service", standby="cold", critical=True)
 UP = Unit("x", "loaded", "active", "running", enabled="enabled")
 NEVER_STARTED = Unit("x", "loaded", enabled="enabled")
 STOPPED = replace(NEVER_STARTED, ran=True)
+HEARTBEAT = Service("ipvs", "keepalived.service", ("/etc/ipvs",))
 DEAD = Unit("x", "loaded", "failed", "failed", "signal", "enabled", ran=True)
 RULESETS = Path(__file__).parents[1] / "plugins/rulesets"
 
@@ -42,6 +60,13 @@ RULESETS = Path(__file__).parents[1] / "plugins/rulesets"
         (HOT, replace(NEVER_STARTED, enabled="disabled"), Memory(), Role.BACKUP, Step.NONE),
         (HOT, STOPPED, Memory(), Role.MASTER, Step.NONE),
         (HOT, DEAD, Memory(), Role.BACKUP, Step.START),
+        # What was killed because it hung at its start was stopped by nobody.
+        (HOT, STOPPED, Memory(ended=True), Role.MASTER, Step.START),
+        (COLD, STOPPED, Memory(started=True, ended=True), Role.MASTER, Step.START),
+        # keepalived starts in its own order, and stays down where its settings are old.
+        (HEARTBEAT, NEVER_STARTED, Memory(), Role.BACKUP, Step.NONE),
+        (HEARTBEAT, DEAD, Memory(), Role.MASTER, Step.NONE),
+        (HEARTBEAT, UP, Memory(bad_checks=2), Role.MASTER, Step.NONE),
         (HOT, UP, Memory(bad_checks=1), Role.MASTER, Step.NONE),
         (HOT, UP, Memory(bad_checks=2), Role.MASTER, Step.RESTART),
     ],
@@ -75,18 +100,67 @@ def test_deaths_are_counted_however_systemd_tells_of_them() -> None:
     assert keeper.noticed(Memory(up=True), STOPPED, 5.0).failures == ()
 
 
+def test_service_that_comes_up_is_forgiven_what_kept_it_from_starting() -> None:
+    rejected = Memory().failed(10.0, "rejected by haproxy: line 3").failed(11.0, "the same")
+    assert keeper.failing(rejected, 12.0)
+    assert keeper.failing(keeper.noticed(rejected, UP, 12.0), 12.0) == ""
+    # One that dies over and over comes up each time: that is no sign of health.
+    memory = Memory()
+    for now in (10.0, 12.0, 14.0):
+        memory = keeper.noticed(memory.died(now, "it died"), UP, now + 1)
+    assert memory.exhausted(15.0)
+    assert keeper.failing(memory, 15.0) == "it died (3 times in a row)"
+
+
+def test_start_that_was_killed_is_the_keepers_doing_until_the_service_runs() -> None:
+    memory = keeper.noticed(Memory(ended=True), STOPPED, 10.0)
+    assert memory.ended
+    assert not keeper.noticed(memory, UP, 11.0).ended
+
+
+def test_what_fails_is_told_again_ever_less_and_what_is_rejected_asked_again_steadily() -> None:
+    def tries(state: State) -> list[float]:
+        trouble, times = Trouble(Result(state), 0.0), []
+        for now in range(1000):
+            if trouble.due(now):
+                times.append(now - trouble.since)
+                trouble = replace(trouble, since=float(now), tries=trouble.tries + 1)
+        return times
+
+    assert tries(State.FAILED) == [10.0, 30.0, 60.0, 300.0, 300.0]
+    assert set(tries(State.REJECTED)) == {10.0}
+
+
+def test_service_is_told_of_a_promotion_until_it_knows_and_then_not_again() -> None:
+    telling, now, times = Telling(), 0.0, []
+    while now < 70.0:
+        if telling.due(now):
+            times.append(now)
+            telling = telling.after(Outcome(1, "", "no"), now)
+        now += 0.5
+    assert times == [0.0, 1.0, 3.0, 33.0, 63.0]
+    assert telling.why == "no"
+    known = telling.after(Outcome(0, "", ""), now)
+    assert known == Telling(told=True)
+    assert not known.due(now + 1000)
+
+
 def test_only_a_critical_service_of_the_master_moves_the_cluster_and_not_again_soon() -> None:
-    dead = Memory(failures=(1.0, 2.0, 3.0))
-    assert keeper.gives_up(COLD, dead, Role.MASTER, 4.0, None)
-    assert not keeper.gives_up(COLD, dead, Role.BACKUP, 4.0, None)
-    assert not keeper.gives_up(replace(COLD, critical=False), dead, Role.MASTER, 4.0, None)
-    assert not keeper.gives_up(COLD, Memory(failures=(1.0, 2.0)), Role.MASTER, 4.0, None)
-    assert not keeper.gives_up(COLD, dead, Role.MASTER, 4.0, FLAP_GUARD - 1)
-    assert keeper.gives_up(COLD, dead, Role.MASTER, 4.0, FLAP_GUARD + 1)
+    assert Memory(failures=(1.0, 2.0, 3.0)).exhausted(4.0)
+    assert not Memory(failures=(1.0, 2.0)).exhausted(4.0)
+    for service, role, exhausted, gave_up, gives in (
+        (COLD, Role.MASTER, True, None, True),
+        (COLD, Role.BACKUP, True, None, False),
+        (replace(COLD, critical=False), Role.MASTER, True, None, False),
+        (COLD, Role.MASTER, False, None, False),
+        (COLD, Role.MASTER, True, FLAP_GUARD - 1, False),
+        (COLD, Role.MASTER, True, FLAP_GUARD + 1, True),
+    ):
+        assert stepdown.gives_up(service, role, exhausted=exhausted, gave_up=gave_up) is gives
 
 
 def test_mastership_is_left_only_to_a_peer_with_which_the_service_is_better_off() -> None:
-    ready = Health(True, False, {"batch": {"state": "standby"}, "haproxy": {"runs": True}})
+    ready = Health(True, True, False, {"batch": {"state": "standby"}, "haproxy": {"runs": True}})
     assert ready.can_take(COLD)
     # It runs there with the files it had before those that it rejects, and that killed it here.
     broken = {"state": "rejected", "runs": True}
@@ -94,6 +168,7 @@ def test_mastership_is_left_only_to_a_peer_with_which_the_service_is_better_off(
     assert not replace(ready, services={"haproxy": {**broken, "runs": False}}).can_take(HOT)
     for worse in (
         Health(),
+        replace(ready, able=False),  # in maintenance, say: then nobody would serve
         replace(ready, master=True),
         replace(ready, services={"batch": {"state": "failed"}}),
         replace(ready, services={}),
@@ -112,7 +187,8 @@ def test_fault_ends_as_soon_as_it_has_served_its_purpose() -> None:
         (None, 1.0, True, True),
     ):
         assert (
-            keeper.fault_ends(0.0, after, peer_master=peer_master, returns_at_once=returns) is ends
+            stepdown.fault_ends(0.0, after, peer_master=peer_master, returns_at_once=returns)
+            is ends
         )
 
 
@@ -125,6 +201,7 @@ def test_fault_ends_as_soon_as_it_has_served_its_purpose() -> None:
         (HOT, UP, Result(State.REJECTED, "line 3"), Live(), False, State.REJECTED),
         (HOT, UP, Result(State.FAILED, "no reload"), Live(), False, State.FAILED),
         (HOT, STOPPED, Result(State.STANDBY), Live(), False, State.STOPPED),
+        (HOT, STOPPED, None, Live(ended=frozenset({"haproxy"})), False, State.STARTING),
         (HOT, DEAD, Result(State.STANDBY), Live(), False, State.FAILED),
         (HOT, DEAD, Result(State.REJECTED, "line 3"), Live(), True, State.FAILED),
         (COLD, STOPPED, Result(State.REJECTED, "line 3"), Live(), False, State.REJECTED),
@@ -132,6 +209,7 @@ def test_fault_ends_as_soon_as_it_has_served_its_purpose() -> None:
         (HOT, NEVER_STARTED, None, Live(), False, State.STARTING),
         (COLD, NEVER_STARTED, Result(State.STANDBY), Live(), False, State.STANDBY),
         (COLD, STOPPED, Result(State.STANDBY), Live(), True, State.STARTING),
+        (COLD, UP, Result(State.STANDBY), Live(), False, State.FAILED),
         (COLD, STOPPED, None, Live(started=frozenset({"batch"})), True, State.STOPPED),
         (Service("rules"), None, None, Live(), True, State.ACTIVE),
     ],
@@ -157,6 +235,31 @@ def test_the_words_of_a_program_name_file_and_line() -> None:
     mismatch = "nginx: [emerg] SSL_CTX_use_PrivateKey() failed (key values mismatch)"
     assert Outcome(1, "", f"{mismatch}\nnginx: test failed").finding == mismatch
     assert Outcome(1, "", "no such thing\n").finding == "no such thing"
+
+
+def test_a_warning_is_not_taken_for_the_error_it_comes_before() -> None:
+    haproxy = Outcome(
+        1,
+        "",
+        "[NOTICE]   (7) : haproxy version is 2.6.12\n"
+        "[WARNING]  (7) : config : parsing [/etc/haproxy/haproxy.cfg:12] : 'x' is deprecated.\n"
+        "[ALERT]    (7) : config : parsing [/etc/haproxy/haproxy.cfg:40] : unknown keyword 'y'.\n",
+    )
+    assert "haproxy.cfg:40" in haproxy.finding
+    nginx = Outcome(
+        1,
+        "",
+        "nginx: [warn] conflicting name in /etc/nginx/conf.d/a.conf:3\n"
+        "nginx: [emerg] unknown directive in /etc/nginx/conf.d/b.conf:9\n",
+    )
+    assert "b.conf:9" in nginx.finding
+    only = "nginx: [warn] could not build the hash in /etc/nginx/nginx.conf:3"
+    assert Outcome(1, "", only).finding == only
+
+
+def test_an_address_in_a_url_is_no_place_in_a_file() -> None:
+    said = "trying http://192.0.2.1:80\nno answer of //192.0.2.1:80\ngiven up"
+    assert Outcome(1, "", said).finding == "given up"
 
 
 def test_command_of_a_user_ends_at_its_limit_with_all_it_started() -> None:
@@ -198,9 +301,217 @@ def test_apply_says_red_for_what_is_bad_and_grey_for_what_is_not_known() -> None
     assert apply.code(rows("active", "standby")) == 0
     assert apply.code(rows("active", "unknown")) == 3
     assert apply.code(rows("rejected", "unknown")) == 2
+    assert apply.code(rows("active", "starting")) == 1
 
 
 def test_service_that_is_not_managed_is_refused_by_name(cluster: Cluster) -> None:
     with pytest.raises(apply.ApplyError, match="squid is not managed; managed are: haproxy"):
         apply.chosen(cluster, ["squid"])
     assert [s.name for s in apply.chosen(cluster, [])] == ["haproxy", "nftables"]
+
+
+@pytest.fixture
+def node(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Cluster]:
+    """A node whose state lies in a directory of its own; its cluster with these services."""
+    for module, name in (
+        (activation, "OUTCOMES"),
+        (activation, "LIVE"),
+        (activation, "TOLD"),
+        (activation, "LOCK"),
+        (activator, "LOADED"),
+    ):
+        monkeypatch.setattr(module, name, tmp_path / name.lower())
+    monkeypatch.setattr(activation, "RUNTIME_DIR", tmp_path)
+    monkeypatch.setattr(apply, "RUNTIME_DIR", tmp_path)
+    monkeypatch.setattr(journal, "record", lambda *_, **__: None)
+    activator.LOADED.touch()
+
+    def make(*services: Service, **more: object) -> Cluster:
+        return replace(cluster, services=services, **more)
+
+    return make
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Service:
+    """A service without a unit: its command notes each time it was run, and with what."""
+    (tmp_path / "table").write_text("good\n", encoding="utf-8")
+    return Service(
+        "table",
+        paths=(f"{tmp_path}/table",),
+        validate=f"grep -q good {tmp_path}/table",
+        on_change="command",
+        command=f"sh -c 'cat {tmp_path}/table >> {tmp_path}/ran'",
+    )
+
+
+def ran(tmp_path: Path) -> list[str]:
+    """What the service's command was run with, each time."""
+    path = tmp_path / "ran"
+    return path.read_text(encoding="utf-8").split() if path.exists() else []
+
+
+def test_automatic_change_is_applied_though_the_daemon_was_away_when_it_was_made(
+    node: Callable[..., Cluster], table: Service, tmp_path: Path
+) -> None:
+    def daemon() -> Activator:
+        started = Activator(node(replace(table, auto_apply=True)), Store(tmp_path, tmp_path))
+        started.role = Role.MASTER
+        return started
+
+    daemon().look()
+    assert ran(tmp_path) == []  # what is there when it is declared is taken for what is live
+    (tmp_path / "table").write_text("good-2\n", encoding="utf-8")
+    daemon().look()
+    daemon().look()
+    assert ran(tmp_path) == ["good-2"]
+    # What is rejected is not run, and is live as soon as nothing is wrong with it.
+    (tmp_path / "table").write_text("bad\n", encoding="utf-8")
+    one = daemon()
+    one.look()
+    assert activation.outcomes()["table"].state is State.REJECTED
+    (tmp_path / "table").write_text("good-3\n", encoding="utf-8")
+    one.look()
+    assert ran(tmp_path) == ["good-2", "good-3"]
+
+
+def test_master_never_activates_by_itself_what_failed(
+    node: Callable[..., Cluster], table: Service, tmp_path: Path
+) -> None:
+    failing = replace(table, command="false")
+    cluster = node(failing)
+    with activation.alone():
+        assert activation.run(cluster, [failing], master=True)["table"].state is State.FAILED
+    one = Activator(node(table), Store(tmp_path, tmp_path))
+    one.role = Role.MASTER
+    one.look()
+    trouble = one.troubles["table"]
+    one.troubles["table"] = replace(trouble, since=trouble.since - 1000)
+    one.look()
+    assert ran(tmp_path) == []
+    one.role = Role.BACKUP
+    one.troubles["table"] = replace(trouble, since=trouble.since - 1000)
+    one.look()
+    assert ran(tmp_path) == ["good"]
+
+
+def test_backup_activates_a_service_that_is_new_or_declared_otherwise(
+    node: Callable[..., Cluster], table: Service, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "state", tmp_path)
+    store.save(Generation(id="g1", digest="d"))
+    activation.note_activated("g1")
+
+    def looks(service: Service) -> None:
+        one = Activator(node(service), store)
+        one.role = Role.BACKUP
+        one.look()
+        one.look()
+
+    looks(table)
+    assert ran(tmp_path) == ["good"]
+    looks(replace(table, start_seconds=3.0))
+    assert ran(tmp_path) == ["good", "good"]
+
+
+@pytest.mark.parametrize("role", [Role.BACKUP, Role.MASTER])
+def test_boot_takes_away_what_only_a_command_has_put_into_the_kernel_and_it_is_put_back(
+    node: Callable[..., Cluster], table: Service, tmp_path: Path, role: Role
+) -> None:
+    one = Activator(node(table, HOT), Store(tmp_path, tmp_path))
+    one.role = role
+    activator.LOADED.unlink()
+    one.look()
+    assert ran(tmp_path) == []  # never activated here: nothing was lost
+    with activation.alone():
+        activation.run(one.cluster, [table], master=False)
+    activator.LOADED.unlink()
+    one.look()
+    one.look()
+    assert ran(tmp_path) == ["good", "good"]
+
+
+def test_what_a_promotion_finished_is_activated_on_the_new_master(
+    node: Callable[..., Cluster], table: Service, tmp_path: Path
+) -> None:
+    one = Activator(node(table), Store(tmp_path, tmp_path))
+    one.changed([f"{tmp_path}/table"])
+    one.role = Role.MASTER
+    one.look()
+    one.look()
+    assert ran(tmp_path) == ["good"]
+
+
+def test_candidate_leaves_out_what_stays_on_each_node(
+    node: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    new = tmp_path / "new" / "etc" / "haproxy"
+    new.mkdir(parents=True)
+    for name in ("haproxy.cfg", "local.cfg"):
+        (new / name).write_text(name, encoding="utf-8")
+    manifest, contents = apply.pack({"/etc/haproxy": str(new)}, ["/etc/haproxy/local*"])
+    assert sorted(manifest) == ["/etc/haproxy", "/etc/haproxy/haproxy.cfg"]
+    assert len(contents) == 1
+
+
+def test_scratch_copy_is_the_candidate_with_this_nodes_own_files_and_nothing_stays(
+    node: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    node()
+    live, new = tmp_path / "live", tmp_path / "new"
+    for directory in (live, new):
+        directory.mkdir()
+        (directory / "haproxy.cfg").write_text(directory.name, encoding="utf-8")
+        (directory / "local.cfg").write_text(directory.name, encoding="utf-8")
+    excludes = [f"{live}/local*"]
+    manifest, contents = apply.pack({str(live): str(new)}, excludes)
+    with apply.scratch(manifest, contents, [str(live)], excludes) as binds:
+        ((laid_out, place),) = binds.items()
+        assert place == str(live)
+        assert Path(laid_out, "haproxy.cfg").read_text(encoding="utf-8") == "new"
+        assert Path(laid_out, "local.cfg").read_text(encoding="utf-8") == "live"
+        assert Path(laid_out).parent.parent.exists()
+    assert list(tmp_path.glob("try-*")) == []
+
+
+def test_path_that_is_new_with_the_candidate_is_not_called_rejected(table: Service) -> None:
+    missing = replace(table, paths=("/no/such/place",))
+    said = apply.verdict(missing, {"/tmp/try": "/no/such/place"})
+    assert said["state"] == "unknown"
+    assert "is not there yet" in said["why"]
+
+
+def test_copies_that_a_power_loss_left_are_removed_when_the_daemon_starts(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state", tmp_path / "run")
+    store.ensure()
+    frozen = store.outgoing / ("a" * 32)
+    left = [store.outgoing / name for name in ("candidate-1", "diff-2", "dropped-3")]
+    left.append(store.runtime / "try-4")
+    for directory in (frozen, *left):
+        directory.mkdir(parents=True)
+        (directory / "site.key").write_text("secret", encoding="utf-8")
+    store.sweep()
+    assert [d for d in left if d.exists()] == []
+    assert frozen.exists()
+    assert store.frozen.exists()
+
+
+def test_master_remembers_what_the_backup_rejected_also_when_that_one_is_gone(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, str]] = []
+    monkeypatch.setattr(journal, "record", lambda _, **said: told.append(said))
+    worker = SyncWorker(cluster, Store(tmp_path, tmp_path))
+    rejected = {"haproxy": {"state": "rejected", "why": "line 3"}}
+    for services in (
+        rejected,
+        {},
+        rejected,
+        {"haproxy": {"state": "standby", "why": ""}},
+        rejected,
+    ):
+        worker.hear(services)
+    assert [said["why"] for said in told] == ["line 3", "line 3"]
+    assert told[0] == {"name": "haproxy", "node": "n2", "state": "rejected", "why": "line 3"}

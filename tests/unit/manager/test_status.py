@@ -142,6 +142,27 @@ def test_dead_peer_is_said_but_does_not_make_the_survivor_red(cluster: Cluster) 
     assert answer["message"] == "Node online and active; n2 is unreachable"
 
 
+def test_addresses_of_the_service_belong_on_the_master_and_nowhere_else(
+    declared: dict[str, Any],
+) -> None:
+    declared["master_only"] = {"addresses": [{"words": "2001:DB8::7/128 dev lo", "family": 6}]}
+    cluster = declared_settings.parse(declared)
+    here = frozenset({"2001:db8::7"})
+    for seen, words in (
+        (replace(HEALTHY_MASTER, master_addresses=here), "Node online and active"),
+        (HEALTHY_MASTER, "address missing: 2001:db8::7"),
+        (replace(HEALTHY_BACKUP, master_addresses=here), "holds 2001:db8::7"),
+        (HEALTHY_BACKUP, "Node online and passive"),
+    ):
+        assert decide(cluster, seen)["message"] == words
+
+
+def test_service_that_is_on_its_way_up_is_said(cluster: Cluster) -> None:
+    starting = ({"name": "batch", "state": "starting", "why": ""},)
+    said = decide(cluster, replace(HEALTHY_MASTER, services=starting))
+    assert said["message"] == "Node online and active; starting: batch"
+
+
 def test_maintenance_is_orange_only_while_nothing_is_wrong(cluster: Cluster) -> None:
     seen = replace(HEALTHY_BACKUP, maintenance=True, keepalived=vrrp(State.FAULT))
     assert decide(cluster, seen)["status"] == "maintenance"

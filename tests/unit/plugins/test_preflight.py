@@ -288,6 +288,10 @@ service_case("standby", "cold", "no unit", {"name": "x", "command": "true", "sta
 service_case("start_seconds", "0", "must be above 0", {"name": "x", "start_seconds": 0})
 service_case("validate", "'", "must be one command line", {"name": "x", "validate": "'"})
 service_case("critical", "perhaps", "must be true or false", {"name": "x", "critical": "perhaps"})
+service_case("standby", "cold", "runs on both", {"name": "ipvs", "paths": [], "standby": "cold"})
+service_case(
+    "on_change", "restart", "a takeover", {"name": "ipvs", "paths": [], "on_change": "restart"}
+)
 service_case("name", "x", "This service is declared twice.", {"name": "x"}, {"name": "x"})
 service_case("after", "z", "not declared; declared are: x", {"name": "x", "after": ["z"]})
 service_case(

@@ -280,7 +280,7 @@ def test_services_stand_in_the_order_in_which_they_start_one_node_under_the_othe
 def test_services_are_red_when_one_is_bad_and_grey_when_one_is_not_known() -> None:
     for state, code in (
         ("active", ExitCode.GREEN),
-        ("starting", ExitCode.GREEN),
+        ("starting", ExitCode.ORANGE),
         ("rejected", ExitCode.RED),
         ("failed", ExitCode.RED),
         ("stopped by operator", ExitCode.RED),

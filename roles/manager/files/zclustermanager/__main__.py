@@ -127,7 +127,7 @@ def _apply(options: argparse.Namespace) -> int:
                 answer = apply.apply(cluster, options.service)
     except apply.ApplyError as error:
         print(error, file=sys.stderr)
-        return 1
+        return 64
     print(json.dumps(answer) if options.json else "\n".join(apply.table(answer["services"])))
     return apply.code(answer["services"])
 

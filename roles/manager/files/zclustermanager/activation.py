@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import hashlib
 import shlex
 import time
 from collections.abc import Callable, Iterable
@@ -16,11 +17,14 @@ from typing import Any
 
 from . import durable, journal, processes, units
 from .settings import RUNTIME_DIR, STATE_DIR, Cluster, Service
+from .sync import tree
 from .units import Unit
 
 OUTCOMES = STATE_DIR / "services.json"
-# Written by the daemon's keeper: what it cannot keep alive, and what it has started.
+# Written by the daemon's keeper: what it cannot keep alive, what it has started, and ended.
 LIVE = RUNTIME_DIR / "services.json"
+# Written by the daemon's teller: which services know that this node serves, and which do not.
+TOLD = RUNTIME_DIR / "told.json"
 LOCK = RUNTIME_DIR / "activation.lock"
 
 
@@ -56,10 +60,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Live:
-    """What the keeper knows: services it cannot keep alive (and why), those it has started."""
+    """What the keeper knows: services that are not well (and why), those it has started.
+
+    ended: those that are down because it killed their start.
+    """
 
     failing: dict[str, str] = field(default_factory=dict)
     started: frozenset[str] = frozenset()
+    ended: frozenset[str] = frozenset()
 
 
 def depending(services: Iterable[Service], changed: Iterable[str]) -> list[Service]:
@@ -91,8 +99,13 @@ def activate(service: Service, *, master: bool) -> Result:
     ready = Result(State.ACTIVE if master else State.STANDBY)
     if service.cold and not master:
         return ready
-    if service.unit and units.look([service.unit])[service.unit].stopped:
-        return Result(State.STOPPED)
+    if service.unit:
+        unit = units.look([service.unit])[service.unit]
+        if service.heartbeat and not unit.runs:
+            return ready
+        if unit.stopped:
+            # The keeper starts what it has ended itself, and then it reads the new files.
+            return ready if service.name in live().ended else Result(State.STOPPED)
     done = processes.bounded(_telling(service), service.change_seconds)
     return ready if done.ok else Result(State.FAILED, units.complaint(done))
 
@@ -102,6 +115,8 @@ def _telling(service: Service) -> list[str]:
         return shlex.split(service.command or "true")
     if service.on_change == "nothing":
         return ["true"]
+    if service.heartbeat:
+        return ["systemctl", "reload", "--", service.unit]
     verb = "reload-or-restart" if service.on_change == "reload" else "restart"
     return ["systemctl", verb, "--", service.unit]
 
@@ -111,21 +126,51 @@ def alone() -> contextlib.AbstractContextManager[None]:
     return durable.locked(LOCK)
 
 
-def run(services: Iterable[Service], *, master: bool) -> dict[str, Result]:
+def run(cluster: Cluster, services: Iterable[Service], *, master: bool) -> dict[str, Result]:
     """Activate services in order and keep the outcomes; call it `alone`."""
     results = {}
     for service in services:
-        began = time.monotonic()
+        began, before = time.monotonic(), outcomes().get(service.name)
+        # Before it is validated: what is written meanwhile is another content.
+        content = digest(cluster, service) if master or service.auto_apply else ""
         results[service.name] = result = activate(service, master=master)
         keep({service.name: result})
-        journal.record(
-            "service",
-            name=service.name,
-            state=result.state.value,
-            why=result.why,
-            seconds=round(time.monotonic() - began, 3),
-        )
+        _note("declared", {service.name: declaration(service)})
+        _note("contents", {service.name: content})
+        # What is bad is tried again and again: said once.
+        if result.state not in BAD or result != before:
+            journal.record(
+                "service",
+                name=service.name,
+                state=result.state.value,
+                why=result.why,
+                seconds=round(time.monotonic() - began, 3),
+            )
     return results
+
+
+def digest(cluster: Cluster, service: Service) -> str:
+    """One digest of all that a service reads; empty while it changes too fast to be read."""
+    try:
+        return tree.digest(tree.Scanner(service.paths, cluster.sync_excludes).scan())
+    except tree.UnstableError:
+        return ""
+
+
+def declaration(service: Service) -> str:
+    """Changes with everything that is declared of a service."""
+    return hashlib.sha256(repr(service).encode()).hexdigest()[:16]
+
+
+def unknown(services: Iterable[Service]) -> list[Service]:
+    """The services that were never activated here as they are declared now."""
+    declared = _kept().get("declared", {})
+    return [s for s in services if declared.get(s.name) != declaration(s)]
+
+
+def patience(services: Iterable[Service]) -> float:
+    """Seconds that activating these services may take."""
+    return sum(s.validate_seconds + s.change_seconds for s in services)
 
 
 def passive(
@@ -133,10 +178,13 @@ def passive(
 ) -> dict[str, Any]:
     """Activate all services that depend on the changed paths; the outcome of each, as data.
 
-    Only then is the generation noted as activated: whatever ends this early, the keeper goes on.
+    Only then is the generation noted as activated: whatever ends this early, the activator goes on.
     """
+    services = depending(cluster.services, changed)
+    if not services and not generation:
+        return {}
     with alone():
-        results = run(depending(cluster.services, changed), master=False)
+        results = run(cluster, services, master=False)
         if generation:
             note_activated(generation)
     return {name: _plain(result) for name, result in results.items()}
@@ -154,8 +202,18 @@ def note_activated(generation: str) -> None:
 
 def keep(results: dict[str, Result]) -> None:
     """Make outcomes durable."""
-    plain = {name: _plain(result) for name, result in results.items()}
-    _update(lambda kept: kept | {"services": kept.get("services", {}) | plain})
+    _note("services", {name: _plain(result) for name, result in results.items()})
+
+
+def contents() -> dict[str, str]:
+    """The digest of what each service was told of last, where it is known."""
+    found: dict[str, str] = _kept().get("contents", {})
+    return found
+
+
+def note_content(service: Service, content: str) -> None:
+    """Take this content for the one it was told of."""
+    _note("contents", {service.name: content})
 
 
 def outcomes() -> dict[str, Result]:
@@ -166,8 +224,13 @@ def outcomes() -> dict[str, Result]:
 
 def live() -> Live:
     """What the keeper knows; nothing where it does not run."""
-    told = durable.read_json(LIVE) or {}
-    return Live(told.get("failing", {}), frozenset(told.get("started", [])))
+    kept = durable.read_json(LIVE) or {}
+    told = durable.read_json(TOLD) or {}
+    return Live(
+        told.get("failing", {}) | kept.get("failing", {}),
+        frozenset(kept.get("started", [])),
+        frozenset(kept.get("ended", [])),
+    )
 
 
 def present(
@@ -177,12 +240,15 @@ def present(
     ready = Result(State.ACTIVE if master else State.STANDBY)
     idle = service.cold and not master
     down = unit is not None and not unit.runs and not idle
-    ended = not service.cold or service.name in known.started
+    stopped = (
+        not service.cold or service.name in known.started
+    ) and service.name not in known.ended
     # The first that applies: what does not run comes before what it runs with.
     table: tuple[tuple[object, Result | None], ...] = (
         (service.name in known.failing, Result(State.FAILED, known.failing.get(service.name, ""))),
+        (idle and unit and unit.runs, Result(State.FAILED, "runs on the node that does not serve")),
         (down and unit and unit.died, Result(State.FAILED, unit.words if unit else "")),
-        (down and unit and unit.stopped and ended, Result(State.STOPPED)),
+        (down and unit and unit.stopped and stopped, Result(State.STOPPED)),
         (kept and kept.state is State.REJECTED, kept),
         (down, Result(State.STARTING, unit.words if unit else "")),
         (kept and kept.state is State.FAILED and not idle, kept),
@@ -219,8 +285,13 @@ def troubles(services: Iterable[dict[str, Any]]) -> dict[str, str]:
     return {
         told["name"]: Result(State(told["state"]), told["why"]).words(told["name"])
         for told in services
-        if State(told["state"]) in BAD
+        if is_bad(told)
     }
+
+
+def is_bad(plain: dict[str, Any]) -> bool:
+    """True for an outcome, as data, that is not as it should be."""
+    return State(plain["state"]) in BAD
 
 
 def _plain(result: Result) -> dict[str, Any]:
@@ -232,7 +303,13 @@ def _kept() -> dict[str, Any]:
     return kept
 
 
+def _note(what: str, by_service: dict[str, Any]) -> None:
+    _update(lambda kept: kept | {what: kept.get(what, {}) | by_service})
+
+
 def _update(change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     # Only a look: a full disk must not stop an activation.
     with contextlib.suppress(OSError), durable.locked(RUNTIME_DIR / "services.lock"):
-        durable.write_json(OUTCOMES, change(_kept()))
+        before = _kept()
+        if (after := change(before)) != before:
+            durable.write_json(OUTCOMES, after)

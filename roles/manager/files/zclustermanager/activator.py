@@ -9,17 +9,43 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 
 from . import activation, journal
 from .activation import Result, State
 from .reconcile import Role
-from .settings import Cluster
+from .settings import RUNTIME_DIR, Cluster, Service
 from .sync import tree
 from .sync.store import Store
 
 PERIOD = 1.0
 # A rejection may end by more than a new file: a name that resolves again, a module that is there.
+# To ask a program changes nothing; to tell it what it failed at may, so that is done ever less.
 ASK_AGAIN = 10.0
+TELL_AGAIN = (10.0, 30.0, 60.0, 300.0)
+# There once what the services' commands put into the kernel is there: a boot takes both away.
+LOADED = RUNTIME_DIR / "services-loaded"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A bad outcome, how often it was tried again, and when last (monotonic)."""
+
+    result: Result
+    since: float
+    tries: int = 0
+
+    def due(self, now: float) -> bool:
+        """True when it is to be tried again."""
+        failed = self.result.state is State.FAILED
+        wait = TELL_AGAIN[min(self.tries, len(TELL_AGAIN) - 1)] if failed else ASK_AGAIN
+        return now - self.since >= wait
+
+
+def lost_at_boot(services: tuple[Service, ...], known: dict[str, Result]) -> list[Service]:
+    """Services whose command was run before the boot, and which have no unit that would do it."""
+    by_command = [s for s in services if not s.unit and s.on_change == "command"]
+    return [s for s in by_command if s.name in known]
 
 
 class Activator(threading.Thread):
@@ -31,10 +57,11 @@ class Activator(threading.Thread):
         self.store = store
         self.role = Role.UNKNOWN
         self._changed: list[str] = []
-        self._asked_at = 0.0
-        self._digests: dict[str, str] = {}
+        self.troubles: dict[str, Trouble] = {}
         self._scanners = {
-            s.name: tree.Scanner(s.paths, cluster.sync_excludes) for s in cluster.services
+            s.name: tree.Scanner(s.paths, cluster.sync_excludes)
+            for s in cluster.services
+            if s.auto_apply
         }
 
     def changed(self, paths: list[str]) -> None:
@@ -45,61 +72,96 @@ class Activator(threading.Thread):
         """For ever."""
         while True:
             try:
-                self._once()
+                self.look()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any service
                 journal.record("activator-failed", why=f"{type(error).__name__}: {error}")
             time.sleep(PERIOD)
 
-    def _once(self) -> None:
+    def look(self) -> None:
+        """One look at all of it."""
+        if self.role is Role.UNKNOWN:
+            return
+        self._load()
         if self.role is Role.BACKUP:
             self._catch_up()
-        elif self.role is Role.MASTER:
-            self._apply_by_itself()
         else:
+            self._apply_by_itself()
+        self._try_again()
+
+    def _run(self, services: list[Service]) -> None:
+        with activation.alone():
+            activation.run(self.cluster, services, master=self.role is Role.MASTER)
+
+    def _load(self) -> None:
+        """Once after a boot: what has no unit, and lives in the kernel alone."""
+        if LOADED.exists():
             return
-        if time.monotonic() - self._asked_at >= ASK_AGAIN:
-            self._asked_at = time.monotonic()
-            self._ask_again()
+        self._run(lost_at_boot(self.cluster.services, activation.outcomes()))
+        LOADED.touch()
 
     def _catch_up(self) -> None:
-        """A pass that was applied but not activated, here or before a reboot: activate it whole."""
-        changed, self._changed = self._changed, []
+        """A pass that was applied but not activated, here or before a reboot: activate it whole.
+
+        And services that were declared, or declared otherwise, since they were activated.
+        """
         generation = self.store.generation()
         if generation.id is None or generation.term:
             return
-        if generation.id == activation.activated() and not changed:
+        if not self._left(generation.id):
             return
         with activation.alone():
             # Whoever had the lock may have been activating just this.
-            if self.store.generation().id == activation.activated() and not changed:
-                return
-            activation.run(self.cluster.services, master=False)
+            left = self._left(generation.id)
+            self._changed = []
+            activation.run(self.cluster, left, master=False)
             activation.note_activated(generation.id)
+
+    def _left(self, generation: str) -> list[Service]:
+        if generation != activation.activated():
+            return list(self.cluster.services)
+        wanted = [
+            *activation.depending(self.cluster.services, self._changed),
+            *activation.unknown(self.cluster.services),
+        ]
+        return [s for s in self.cluster.services if s in wanted]
 
     def _apply_by_itself(self) -> None:
         if self._changed:
             changed, self._changed = self._changed, []
-            with activation.alone():
-                activation.run(activation.depending(self.cluster.services, changed), master=True)
+            self._run(activation.depending(self.cluster.services, changed))
+        told = activation.contents()
         for service in self.cluster.services:
             if not service.auto_apply:
                 continue
-            digest = tree.digest(self._scanners[service.name].scan())
-            before = self._digests.get(service.name)
-            self._digests[service.name] = digest
-            if before is not None and before != digest:
-                with activation.alone():
-                    activation.run([service], master=True)
+            try:
+                content = tree.digest(self._scanners[service.name].scan())
+            except tree.UnstableError:
+                continue  # the next look sees it whole
+            if service.name not in told:
+                activation.note_content(service, content)
+            elif told[service.name] != content:
+                self._run([service])
 
-    def _ask_again(self) -> None:
-        kept = activation.outcomes()
+    def _try_again(self) -> None:
+        kept, now = activation.outcomes(), time.monotonic()
         for service in self.cluster.services:
             bad = kept.get(service.name)
             if bad is None or bad.state not in (State.REJECTED, State.FAILED):
+                self.troubles.pop(service.name, None)
                 continue
+            trouble = self.troubles.get(service.name)
+            if trouble is None or trouble.result != bad:
+                self.troubles[service.name] = Trouble(bad, now)
+            elif trouble.due(now):
+                self.troubles[service.name] = Trouble(bad, now, trouble.tries + 1)
+                self._try(service, bad)
+
+    def _try(self, service: Service, bad: Result) -> None:
+        # On the master a person says when it is to go live, unless it asks for it by itself.
+        by_itself = self.role is Role.BACKUP or service.auto_apply
+        if by_itself:
+            self._run([service])
+        elif bad.state is State.REJECTED:
             with activation.alone():
-                if self.role is Role.BACKUP or bad.state is State.FAILED:
-                    activation.run([service], master=self.role is Role.MASTER)
-                elif activation.validate(service) is None:
-                    # On the master a person says when it is to go live.
-                    activation.keep({service.name: Result(State.ACTIVE)})
+                rejected = activation.validate(service)
+                activation.keep({service.name: rejected or Result(State.ACTIVE)})

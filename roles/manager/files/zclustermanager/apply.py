@@ -56,15 +56,18 @@ def apply(cluster: Cluster, names: Sequence[str]) -> dict[str, Any]:
         if results:
             # All or nothing: what was valid together is activated together.
             activation.keep(results)
-        else:
-            results = activation.run(services, master=True)
-    here = [
-        _row(cluster.local.hostname, s, results.get(s.name, Result(State.ACTIVE, "not applied")))
-        for s in services
+            here = [_as_it_is(cluster, s, results.get(s.name)) for s in services]
+            return _answer(cluster, here + _unknown(cluster, services, "not asked"))
+        contents, outcomes = activation.contents(), activation.outcomes()
+        results = activation.run(cluster, services, master=True)
+        told = activation.contents()
+    changed = [
+        name
+        for name, result in results.items()
+        if told.get(name) != contents.get(name) or result != outcomes.get(name)
     ]
-    refused = any(row["state"] == State.REJECTED.value for row in here)
-    there = _unknown(cluster, services, "not asked") if refused else _activated(cluster, services)
-    return _answer(cluster, here + there, check=False)
+    here = [_row(cluster.local.hostname, s, results[s.name]) for s in services]
+    return _answer(cluster, here + _activated(cluster, services), changed)
 
 
 def check(cluster: Cluster, names: Sequence[str], candidate: str = "") -> dict[str, Any]:
@@ -79,9 +82,18 @@ def check(cluster: Cluster, names: Sequence[str], candidate: str = "") -> dict[s
     }
     if candidate and all(path == root for path, root in roots.items()):
         raise ApplyError(f"{candidate} holds none of the services' paths: {', '.join(roots)}")
-    binds = {root: path for path, root in roots.items() if root != path}
-    here = [_row(cluster.local.hostname, s, try_one(s, binds)) for s in services]
-    document = {"services": [s.name for s in services], **_pack(roots, cluster.sync_excludes)}
+    manifest, contents = pack(roots, cluster.sync_excludes)
+    if candidate:
+        with scratch(manifest, contents, list(roots), cluster.sync_excludes) as binds:
+            tried = {s.name: verdict(s, binds) for s in services}
+    else:
+        tried = {s.name: verdict(s, {}) for s in services}
+    here = [{"service": s.name, "node": cluster.local.hostname, **tried[s.name]} for s in services]
+    document = {
+        "services": [s.name for s in services],
+        "manifest": tree.dump(manifest),
+        "contents": contents,
+    }
     try:
         said = peer.ask(cluster, "try", document, timeout=_patience(services))
         there = [
@@ -93,20 +105,28 @@ def check(cluster: Cluster, names: Sequence[str], candidate: str = "") -> dict[s
     return _answer(cluster, here + there, check=True)
 
 
+def _as_it_is(cluster: Cluster, service: Service, rejected: Result | None) -> dict[str, Any]:
+    """The row of a service that was not told anything: rejected itself, or because of another."""
+    if rejected:
+        return _row(cluster.local.hostname, service, rejected)
+    (told,) = (s for s in activation.report(cluster, master=True) if s["name"] == service.name)
+    result = Result(State(told["state"]), ": ".join(filter(None, ("not applied", told["why"]))))
+    return _row(cluster.local.hostname, service, result)
+
+
 def activate_here(cluster: Cluster, document: Any) -> dict[str, Any]:
     """The backup's side of `apply`: the outcomes, once it has the master's configuration."""
     store = Store()
     if addresses.held(cluster):
         raise ValueError("this node is master too")
-    scanner = tree.Scanner(cluster.sync_paths, cluster.sync_excludes)
-    if tree.digest(scanner.scan()) != document["digest"]:
-        return {"behind": True}
     services = chosen(cluster, document["services"])
+    if tree.digest(_scanner(cluster, services).scan()) != document["content"]:
+        return {"behind": True}
     with activation.alone():
         generation = store.generation().id
         known = activation.outcomes() if generation == activation.activated() else {}
         bad = [s for s in services if s.name not in known or known[s.name].state in activation.BAD]
-        known |= activation.run(bad, master=False)
+        known |= activation.run(cluster, bad, master=False)
         report = {told["name"]: told for told in activation.report(cluster, master=False)}
     return {"services": {s.name: report[s.name] for s in services}}
 
@@ -120,12 +140,18 @@ def try_here(cluster: Cluster, document: Any) -> dict[str, Any]:
     if outside := stage.outside(manifest, scanner):
         raise ValueError(f"path {outside[0]!r} is not one of the services'")
     with scratch(manifest, document["contents"], paths, cluster.sync_excludes) as binds:
-        tried = {s.name: try_one(s, binds) for s in services}
-    return {
-        "services": {
-            name: {"state": _tried(result), "why": result.why} for name, result in tried.items()
-        }
-    }
+        return {"services": {s.name: verdict(s, binds) for s in services}}
+
+
+def verdict(service: Service, binds: dict[str, str]) -> dict[str, str]:
+    """The outcome of a check, for a row."""
+    for path in binds.values():
+        if _reads(service, path) and not os.path.lexists(path):
+            # Nothing can be laid over it, and no program was asked.
+            return {"state": UNKNOWN, "why": f"{path} is not there yet: it cannot be tried"}
+    result = try_one(service, binds)
+    rejected = result.state is State.REJECTED
+    return {"state": State.REJECTED.value if rejected else ACCEPTED, "why": result.why}
 
 
 def try_one(service: Service, binds: dict[str, str]) -> Result:
@@ -207,11 +233,11 @@ def _on_master(cluster: Cluster, names: Sequence[str]) -> list[Service]:
 
 def _activated(cluster: Cluster, services: Sequence[Service]) -> list[dict[str, Any]]:
     """Wait until the backup has what is live here and has activated it."""
-    scanner = tree.Scanner(cluster.sync_paths, cluster.sync_excludes)
+    scanner = _scanner(cluster, services)
     names = [s.name for s in services]
     deadline = time.monotonic() + BEHIND_LONGEST
     while True:
-        document = {"services": names, "digest": tree.digest(scanner.scan())}
+        document = {"services": names, "content": tree.digest(scanner.scan())}
         try:
             said = peer.ask(cluster, "activate", document, timeout=_patience(services))
         except peer.PeerError as error:
@@ -234,14 +260,25 @@ def _activated(cluster: Cluster, services: Sequence[Service]) -> list[dict[str, 
         time.sleep(0.2)
 
 
-def _pack(roots: dict[str, str], excludes: Sequence[str]) -> dict[str, Any]:
-    """Manifest and contents of the candidate, under the paths where it is to live."""
+def _scanner(cluster: Cluster, services: Sequence[Service]) -> tree.Scanner:
+    """What these services read, and nothing else: other files may change all the time."""
+    paths = dict.fromkeys(path for service in services for path in service.paths)
+    return tree.Scanner(paths, cluster.sync_excludes)
+
+
+def pack(roots: dict[str, str], excludes: Sequence[str]) -> tuple[Manifest, dict[str, str]]:
+    """Manifest and contents of the candidate, under the paths where it is to live.
+
+    What stays on each node is left out: its place there says so, not the candidate's.
+    """
     manifest: Manifest = {}
     contents: dict[str, str] = {}
     total = 0
     for path, root in roots.items():
-        for place, entry in tree.Scanner([root], excludes).scan().items():
+        for place, entry in tree.Scanner([root], ()).scan().items():
             name = path + place[len(root) :]
+            if tree.excluded(name, excludes):
+                continue
             # Each name with its own content: a scratch copy has no need of hard links.
             manifest[name] = replace(entry, path=name, link="")
             if entry.kind == "file" and entry.sha256 not in contents:
@@ -250,15 +287,11 @@ def _pack(roots: dict[str, str], excludes: Sequence[str]) -> dict[str, Any]:
                 if total > LARGEST_CANDIDATE:
                     raise ApplyError(f"more than {LARGEST_CANDIDATE >> 20} MiB cannot be tried")
                 contents[entry.sha256] = base64.b64encode(content).decode("ascii")
-    return {"manifest": tree.dump(manifest), "contents": contents}
+    return manifest, contents
 
 
 def _patience(services: Sequence[Service]) -> float:
-    return 15.0 + sum(s.validate_seconds + s.change_seconds for s in services)
-
-
-def _tried(result: Result) -> str:
-    return State.REJECTED.value if result.state is State.REJECTED else ACCEPTED
+    return 15.0 + activation.patience(services)
 
 
 def _row(node: str, service: Service, result: Result) -> dict[str, Any]:
@@ -274,19 +307,33 @@ def _unknown(cluster: Cluster, services: Sequence[Service], why: str) -> list[di
     ]
 
 
-def _answer(cluster: Cluster, rows: list[dict[str, Any]], *, check: bool) -> dict[str, Any]:
-    for row in rows:
-        if check and row["state"] == State.ACTIVE.value:
-            row["state"] = ACCEPTED
-    return {"hostname": cluster.local.hostname, "check": check, "services": rows}
+def _answer(
+    cluster: Cluster,
+    rows: list[dict[str, Any]],
+    changed: Sequence[str] = (),
+    *,
+    check: bool = False,
+) -> dict[str, Any]:
+    """The answer to the one who asked; changed: the services that were told something new here."""
+    return {
+        "hostname": cluster.local.hostname,
+        "check": check,
+        "changed": list(changed),
+        "services": rows,
+    }
 
 
 def code(rows: Sequence[dict[str, Any]]) -> int:
-    """The exit code: 2 when a service is not as it should be, 3 when a node did not say, else 0."""
+    """The exit code: 2 when a service is not as it should be, 3 when a node did not say.
+
+    1 while one is starting, else 0.
+    """
     states = {row["state"] for row in rows}
     if states & {state.value for state in activation.BAD}:
         return 2
-    return 3 if UNKNOWN in states else 0
+    if UNKNOWN in states:
+        return 3
+    return 1 if State.STARTING.value in states else 0
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

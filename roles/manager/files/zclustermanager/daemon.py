@@ -38,10 +38,12 @@ from . import (
 )
 from .activator import Activator
 from .herald import Herald
-from .keeper import FAULT, Keeper
+from .keeper import Keeper
 from .prober import Prober
+from .promotion import Teller
 from .reconcile import Action, Role
 from .settings import RUNTIME_DIR, Cluster
+from .stepdown import FAULT
 from .sync import stage
 from .sync.disk import DiskError
 from .sync.store import Store
@@ -68,7 +70,8 @@ class Daemon:
         self.cluster = cluster
         self.store = Store()
         self.worker = SyncWorker(cluster, self.store)
-        self.keeper = Keeper(cluster)
+        self.keeper = Keeper(cluster, peer_able=self._peer_could_serve)
+        self.teller = Teller(cluster)
         self.activator = Activator(cluster, self.store)
         self.herald = Herald(cluster)
         self.heard: deque[str] = deque(maxlen=50)
@@ -105,7 +108,7 @@ class Daemon:
 
     def _open_term(self) -> None:
         # Whole generations only: what was left half applied is finished before it counts.
-        self.worker.replica.promote()
+        self.activator.changed(self.worker.replica.promote())
 
     def _close_term(self) -> None:
         self.worker.replica.demote()
@@ -160,12 +163,18 @@ class Daemon:
     def _services(self, role: Role) -> None:
         self.activator.role = role
         self.keeper.become(role)
+        self.teller.become(role)
 
     @staticmethod
     def _could_serve() -> bool:
         """Whether this node can take over: asked by the prober, so without starting anything."""
         out = any(observe.in_maintenance(flag) for flag in (observe.MAINTENANCE, FAULT))
         return not out and keepalived.runs()
+
+    def _peer_could_serve(self) -> bool:
+        """Whether the peer's latest report says the same of the peer."""
+        told = self.prober.peer()
+        return told is not None and told.able
 
     def guard(self) -> None:
         """End a keepalived that lives, but does not run, while the peer serves."""
@@ -194,7 +203,7 @@ class Daemon:
     def tick(self) -> None:
         """What is looked at again and again, whether or not anything was heard."""
         self.converge()
-        for thread in (self.worker, self.keeper, self.activator, self.prober):
+        for thread in (self.worker, self.keeper, self.teller, self.activator, self.prober):
             if not thread.is_alive():
                 raise SystemExit(f"thread {thread.name} has ended")  # systemd starts us again
         now = time.monotonic()
@@ -227,6 +236,7 @@ class Daemon:
             signal.signal(signum, lambda *_: setattr(self, "stopping", True))
         signal.signal(signal.SIGUSR1, lambda *_: self.worker.look_again())
         self.store.ensure()
+        self.store.sweep()
         self.switch.clear()
         journal.record("daemon", state="started", version=__version__)
         try:
@@ -243,7 +253,14 @@ class Daemon:
             self.prober.start()
             self.commits.start()
             self.converge()
-            for thread in (self.worker, self.readiness, self.keeper, self.activator, self.herald):
+            for thread in (
+                self.worker,
+                self.readiness,
+                self.keeper,
+                self.teller,
+                self.activator,
+                self.herald,
+            ):
                 thread.start()
             notify("READY=1")
             ticked = 0.0

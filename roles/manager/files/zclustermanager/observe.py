@@ -196,6 +196,7 @@ def look(cluster: Cluster) -> Observation:
             maintenance=in_maintenance(),
             keepalived=vrrp.result(),
             held=held,
+            master_addresses=frozenset(here.result() & set(cluster.master_addresses)),
             conntrackd=tracked.result(),
             daemon=daemon.result() is not None,
             guard=guard.result() is not None,

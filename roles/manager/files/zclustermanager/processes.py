@@ -20,9 +20,10 @@ ENVIRONMENT = {
 
 
 OUT_OF_TIME, CANCELLED, NOT_THERE = 124, 125, 127
-# A program's words about a place in a file: /etc/haproxy/haproxy.cfg:12.
-PLACE = re.compile(r"/[^\s:\]'\"]+:\d+")
-
+# A program's words about a place in a file: /etc/haproxy/haproxy.cfg:12; no address in a URL.
+PLACE = re.compile(r"(?<![\w/])/[^\s:/\]'\"][^\s:\]'\"]*:\d+")
+# What they say beside, and before, what is wrong.
+ASIDE = re.compile(r"\[(warning|warn|notice|info)\]", re.IGNORECASE)
 # As nginx and syslog name what ends a program: [emerg], [alert], [crit].
 ERROR = re.compile(r"\[(emerg|alert|crit)\]", re.IGNORECASE)
 
@@ -48,8 +49,12 @@ class Outcome:
 
     @property
     def finding(self) -> str:
-        """The first line that names a place in a file, else the first error, else the last line."""
-        lines = [line.strip() for line in (self.err + "\n" + self.out).splitlines()]
+        """The first line that names a place in a file, else the first error, else the last line.
+
+        Warnings come first in a program's words: they count where there is nothing else.
+        """
+        said = [line.strip() for line in (self.err + "\n" + self.out).splitlines() if line.strip()]
+        lines = [line for line in said if not ASIDE.search(line)] or said
         found = [line for pattern in (PLACE, ERROR) for line in lines if pattern.search(line)]
         return found[0] if found else self.words
 

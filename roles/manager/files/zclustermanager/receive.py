@@ -17,7 +17,17 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from . import activation, addresses, apply, exchange, journal, keeper, readiness, takeover, versions
+from . import (
+    activation,
+    addresses,
+    apply,
+    exchange,
+    journal,
+    readiness,
+    stepdown,
+    takeover,
+    versions,
+)
 from .settings import Cluster, load
 from .sync import generation as generations
 from .sync import offers, operate, tree
@@ -75,7 +85,7 @@ def ping(cluster: Cluster, _: str, __: Any) -> dict[str, Any]:
         "revision": cluster.revision,
         "master": (master := _master(cluster)),
         "services": activation.report(cluster, master=master),
-        "gave_up": keeper.gave_up_ago(),
+        "gave_up": stepdown.gave_up_ago(),
         "versions": versions.installed(),
     }
 

@@ -85,6 +85,11 @@ class Service:
         """True for one that runs on the master only."""
         return self.standby == "cold"
 
+    @property
+    def heartbeat(self) -> bool:
+        """True for keepalived itself: it is told of new files, never started or stopped here."""
+        return self.unit == "keepalived.service"
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -107,6 +112,8 @@ class Cluster:
     preempt_delay: float = 0.0
     metrics_dir: str = METRICS_DIR
     track_interfaces: tuple[str, ...] = ()
+    # Beside the virtual IPs, which the clients know: what else is on the master only.
+    master_addresses: tuple[str, ...] = ()
 
 
 def parse(data: dict[str, Any]) -> Cluster:
@@ -139,6 +146,10 @@ def parse(data: dict[str, Any]) -> Cluster:
             preempt_delay=float(data.get("preempt_delay", 0)),
             metrics_dir=data.get("metrics_dir", METRICS_DIR),
             track_interfaces=tuple(data.get("track_interfaces", ())),
+            master_addresses=tuple(
+                str(ipaddress.ip_interface(entry["words"].split()[0]).ip)
+                for entry in data.get("master_only", {}).get("addresses", ())
+            ),
         )
     except KeyError as error:
         raise SettingsError(f"{SETTINGS_FILE}: field {error} is missing") from error

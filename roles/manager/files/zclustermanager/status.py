@@ -72,7 +72,7 @@ class Tables:
 class Observation:
     """One look at the node. not_ready: why not (None: not known); waits: why failback waits.
 
-    no_carrier: the tracked interfaces without one.
+    no_carrier: the tracked interfaces without one. master_addresses: those of them that are here.
     """
 
     maintenance: bool
@@ -95,6 +95,7 @@ class Observation:
     peer_silent: float = 0.0
     waits: str = ""
     no_carrier: tuple[str, ...] = ()
+    master_addresses: frozenset[str] = frozenset()
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -162,6 +163,10 @@ def checks(cluster: Cluster, seen: Observation) -> list[Check]:
         results.append(
             Check("vips", not missing, f"VIP missing: {', '.join(missing)}" if missing else "")
         )
+        gone = [a for a in cluster.master_addresses if a not in seen.master_addresses]
+        results.append(
+            Check("addresses", not gone, f"address missing: {', '.join(gone)}" if gone else "")
+        )
         results.append(
             Check(
                 "sender",
@@ -170,11 +175,8 @@ def checks(cluster: Cluster, seen: Observation) -> list[Check]:
             )
         )
     else:
-        results.append(
-            Check(
-                "vips", not seen.held, f"holds {', '.join(sorted(seen.held))}" if seen.held else ""
-            )
-        )
+        left = sorted(seen.held | seen.master_addresses)
+        results.append(Check("vips", not left, f"holds {', '.join(left)}" if left else ""))
     if seen.peer.reachable:
         trusted = seen.peer.trusted is not False
         results.append(Check("peer", trusted, "" if trusted else f"peer: {seen.peer.why}"))
@@ -240,6 +242,8 @@ def decide(cluster: Cluster, seen: Observation) -> dict[str, Any]:
             message += f"; not ready: {', '.join(seen.not_ready)}"
         elif seen.waits:
             message += f"; {seen.waits}"
+    if starting := [str(told["name"]) for told in seen.services if told["state"] == "starting"]:
+        message += f"; starting: {', '.join(starting)}"
     # Shown, not red: that is how it is in the middle of an update.
     if differing := versions.differing(seen.versions, seen.peer.versions):
         message += f"; versions differ: {', '.join(differing)}"

@@ -83,14 +83,20 @@ def look(names: Iterable[str]) -> dict[str, Unit]:
     return {name: found.get(name, Unit(name)) for name in wanted}
 
 
-def start(name: str, limit: float, cancelled: Callable[[], bool] = lambda: False) -> Outcome:
-    """Start a unit within `limit` seconds. What hangs is killed, so that the next one can start."""
+def start(
+    name: str, limit: float, cancelled: Callable[[], bool] = lambda: False, *, ends: bool = True
+) -> Outcome:
+    """Start a unit within `limit` seconds. What hangs is killed, so that the next one can start.
+
+    ends: a start that is cancelled ends; else it goes on, and only the wait for it is over.
+    """
     processes.run(["systemctl", "reset-failed", "--", name])
     done = processes.bounded(["systemctl", "start", "--", name], limit, cancelled)
-    if done.code in (processes.OUT_OF_TIME, processes.CANCELLED):
+    if done.code == processes.CANCELLED and ends:
         end(name)
-        if done.code == processes.OUT_OF_TIME:
-            return Outcome(done.code, "", f"{name} did not start within {limit:g} s")
+    elif done.code == processes.OUT_OF_TIME:
+        end(name)
+        return Outcome(done.code, "", f"{name} did not start within {limit:g} s")
     return done
 
 

@@ -16,7 +16,9 @@ from .store import Store
 
 def validate(cluster: Cluster, store: Store, stage: Stage) -> None:
     """Let every service that reads what was pulled try it; StageError with its words for no."""
-    services = activation.depending(cluster.services, stage.target)
+    live = tree.Scanner(cluster.sync_paths, cluster.sync_excludes).scan()
+    changed = tree.differing(live, stage.target)
+    services = activation.depending(cluster.services, changed)
     laid_out = store.outgoing / f"candidate-{stage.token}"
     laid_out.mkdir(parents=True, mode=0o700)
     try:

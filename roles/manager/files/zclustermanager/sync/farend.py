@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import peer
+from .. import activation, peer
 from ..settings import Cluster
 from . import generation as generations
 from . import offers, tree
@@ -42,7 +42,9 @@ class FarEnd:
 
     def commit(self, token: str) -> dict[str, Any]:
         """Have the stage applied."""
-        answer: dict[str, Any] = self._ask(f"commit {token}")
+        # Answered once all that depends on it is activated there.
+        patience = PATIENCE + activation.patience(self.cluster.services)
+        answer: dict[str, Any] = peer.ask(self.cluster, f"commit {token}", timeout=patience)
         return answer
 
     def fetch(self, mine: Generation) -> tuple[Relation, Offer]:

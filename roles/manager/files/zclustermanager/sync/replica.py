@@ -55,11 +55,12 @@ class Replica:
         with self.disk.lock():
             return stages.recover(self.disk)
 
-    def promote(self) -> Generation:
-        """Open the term: from here on a change is a generation."""
+    def promote(self) -> list[str]:
+        """Open the term: from here on a change is a generation. The paths of a pass it finished."""
         with self.disk.lock():
-            stages.recover(self.disk)
-            return self._fold(generations.promoted, self.disk.scan())
+            finished = stages.recover(self.disk)
+            self._fold(generations.promoted, self.disk.scan())
+        return finished
 
     def demote(self) -> Generation:
         """Close the term: what changed in it is a generation, what changes now is not."""

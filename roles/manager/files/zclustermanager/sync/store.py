@@ -18,6 +18,7 @@ from .generation import Generation
 
 KEPT_VERSIONS = 50
 RECORD = ".replaced.json"
+LAID_OUT = ("candidate-*", "diff-*", "dropped-*")
 
 
 def new_id() -> str:
@@ -97,6 +98,15 @@ class Store:
         kept = sorted(self.versions.iterdir()) if self.versions.is_dir() else []
         for old in kept[:-KEPT_VERSIONS]:
             shutil.rmtree(old, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what a kill or a power loss left of copies that are laid out to be looked at.
+
+        Keys may be among them. For the daemon, when it starts.
+        """
+        left = [p for pattern in LAID_OUT for p in self.outgoing.glob(pattern)]
+        for directory in (*left, *self.runtime.glob("try-*")):
+            shutil.rmtree(directory, ignore_errors=True)
 
     def ensure(self) -> None:
         """Create the directories (0700: they hold copies of configuration, keys included)."""

@@ -47,6 +47,7 @@ class SyncWorker(threading.Thread):
         )
         self.sending = False
         self.result = Pass("pending", "not looked yet")
+        self._told_by_peer: dict[str, Any] = {}
         self.passes = self.full_passes = 0
         self.synced_at: float | None = None
         self.behind_since: float | None = time.monotonic()
@@ -59,7 +60,7 @@ class SyncWorker(threading.Thread):
         """What was pulled into this serving node is live now: so must be the services."""
         with activation.alone():
             services = activation.depending(self.cluster.services, changed)
-            activation.run(services, master=True)
+            activation.run(self.cluster, services, master=True)
 
     def wake(self) -> None:
         """Something may have changed: look soon."""
@@ -128,9 +129,25 @@ class SyncWorker(threading.Thread):
             self.passes += bool(self.result.sent or self.result.pulled)
         elif self.behind_since is None:
             self.behind_since = time.monotonic()
+        self.hear(self.result.services)
         if (self.result.state, self.result.why) != (before.state, before.why):
             journal.record("sync", state=self.result.state, why=self.result.why)
         return self.result.state in ("in sync", "paused")
+
+    def hear(self, services: dict[str, Any]) -> None:
+        """What became of the services on the peer, learned with the pass: kept here if it is bad.
+
+        The peer may be gone a moment later.
+        """
+        told = {name: outcome for name, outcome in services.items() if activation.is_bad(outcome)}
+        for name, outcome in told.items():
+            if self._told_by_peer.get(name) != outcome:
+                journal.record(
+                    "service-on-peer", name=name, node=self.cluster.peer.hostname, **outcome
+                )
+        self._told_by_peer = {
+            name: outcome for name, outcome in self._told_by_peer.items() if name not in services
+        } | told
 
     def _look(self, *, full: bool, force: bool) -> Pass:
         if found := operate.paused():
