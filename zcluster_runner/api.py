@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from zcluster_runner.secret import Secret
 if TYPE_CHECKING:
     from zcluster_runner.execution import Run, RunSpec
     from zcluster_runner.inventory import Inventory
+    from zcluster_runner.result import NodeStatus
 
 AskPassword = Callable[[Sequence[str]], Secret | None]
 """Called with the hosts that need the root password; None means there is none to be had."""
@@ -27,8 +29,6 @@ PASSWORD_VARIABLE = "zcluster_root_password"  # noqa: S105  the name, not the pa
 
 NEEDS_PASSWORD = "needs_password"  # noqa: S105
 """The report with which create says that it cannot get in without one, nothing changed yet."""
-
-LIMIT_EVERYTHING = "all"
 
 
 def action_for(verb: str) -> Action:
@@ -91,21 +91,51 @@ def checked_value(param: Param, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Target:
-    """The inventory of a run, and what it limits the run to."""
+    """The inventory of a run, and the cluster's nodes that it is limited to."""
 
     inventory: tuple[Path, ...]
-    limit: str | None = None
+    hosts: tuple[str, ...] = ()
+    """The nodes of the cluster that is meant; none: whatever the inventory has."""
     written: Path | None = None
     """The inventory directory that this run made."""
 
 
-def cluster_limit(inventory: Inventory, cluster: str) -> str:
-    """Return the host pattern of a cluster's nodes."""
+def nodes_of(inventory: Inventory, cluster: str) -> tuple[str, ...]:
+    """Return the names of a cluster's nodes."""
     hosts = inventory.of_cluster(cluster)
     if not hosts:
         known = ", ".join(inventory.clusters) or "none"
         raise InventoryError(f"the inventory has no cluster {cluster!r}; it has: {known}")
-    return ",".join(host.name for host in hosts)
+    return tuple(host.name for host in hosts)
+
+
+def narrowed(limit: str | None, host: str, nodes: Sequence[str]) -> str | None:
+    """Return the host pattern of what is meant by a pattern, a host and a cluster's nodes alike.
+
+    Ansible parts a pattern at its commas, and only if there is none at its colons: what narrows the
+    first of them down is a term of its own (``&``), parted from it in its own way.
+    """
+    pattern = limit or host or ",".join(nodes)
+    comma = "," in pattern or ":" not in pattern or is_address(pattern)
+    terms = [pattern]
+    if limit and host:
+        terms.append(f"&{host}")
+    if nodes and (limit or host):
+        # the colons of an IPv6 address would part it
+        names = "|".join(re.escape(name).replace(":", r"\x3a") for name in nodes)
+        terms.append(f"&~^({names})$")
+    return ("," if comma else ":").join(terms) or None
+
+
+def is_address(text: str) -> bool:
+    """Return whether a host is named by its address."""
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def target_for(
@@ -132,7 +162,9 @@ def target_for(
                 raise
         else:
             if not wanted and not (host and given is None and not _holds(found, host)):
-                return Target((found,))
+                name = cluster or ""
+                known = inventory.hosts_in((found,), os.environ, cwd) if name else None
+                return Target((found,), nodes_of(known, name) if known else ())
         # no inventory knows this host: one for this run alone
         content = draft.draft({**values, "name": "interfaces", "local": host})
         return Target((draft.write(content, _scratch(stack) / "inventory"),))
@@ -149,7 +181,7 @@ def target_for(
     found = inventory.locate(given, os.environ, cwd, name)
     if not name:
         return Target((found,))
-    return Target((found,), cluster_limit(inventory.hosts_in((found,), os.environ, cwd), name))
+    return Target((found,), nodes_of(inventory.hosts_in((found,), os.environ, cwd), name))
 
 
 def _holds(path: Path, host: str) -> bool:
@@ -230,7 +262,7 @@ def run(
     with ExitStack() as stack:
         target = target_for(action, values, given, cluster, check, stack)
         settings, cluster = settings_for(action, values, target, cluster)
-        targets = [target] if limit else one_by_one(action, target, values)
+        targets = one_by_one(action, target, values, limit)
         access = Access(secret, ask_password)
         results: list[Result] = []
         for part in targets:
@@ -238,9 +270,12 @@ def run(
             spec = replace(spec, variables={**spec.variables, **settings})
             done = run_one(action, spec, values, access, part, on_event, cancel)
             results.append(persisted(done, target, cluster, settings))
-            if results[-1].outcome is Outcome.CANCELED:
+            if results[-1].stopped:
                 break
-        return merged(results)
+        whole = merged(results)
+        if len(results) < len(targets):  # even if the stop came too late for the last of them
+            whole = replace(whole, outcome=Outcome.CANCELED, exit_code=ExitCode.GREY)
+        return whole
 
 
 def settings_for(
@@ -268,27 +303,35 @@ def persisted(result: Result, target: Target, cluster: str, wanted: Mapping[str,
     return replace(result, not_persisted=lost, exit_code=code)
 
 
-def one_by_one(action: Action, target: Target, values: Mapping[str, Any]) -> list[Target]:
+def one_by_one(
+    action: Action, target: Target, values: Mapping[str, Any], limit: str | None
+) -> list[Target]:
     """Return a target for each cluster: what fails on one must not stop, or undo, another.
 
     A verb that only looks takes all hosts at once; there a host that fails harms no other.
     """
     from zcluster_runner import inventory
 
-    if not action.writes or target.limit or target.written or action.place is Place.HERE:
+    if not action.writes or target.hosts or target.written or action.place is Place.HERE:
         return [target]
     found = inventory.hosts_in(target.inventory, os.environ, Path.cwd())
     if len(found.clusters) < 2:
         return [target]
     node = found.host(str(values.get("node"))) if action.param("node") else None
     if node and node.cluster:
-        return [replace(target, limit=cluster_limit(found, node.cluster))]
-    if action.confirm or action.param("node"):
+        return [replace(target, hosts=nodes_of(found, node.cluster))]
+    clusters = found.clusters
+    if limit:
+        meant = inventory.read(target.inventory, os.environ, Path.cwd(), limit)
+        clusters = meant.clusters
+        if not clusters:
+            return [target]
+    if len(clusters) > 1 and (action.confirm or action.param("node")):
         raise UsageError(
-            f"{action.verb}: the inventory has several clusters, name one with --cluster: "
-            f"{', '.join(found.clusters)}"
+            f"{action.verb}: {'--limit means' if limit else 'the inventory has'} several clusters, "
+            f"name one with --cluster: {', '.join(clusters)}"
         )
-    return [replace(target, limit=cluster_limit(found, name)) for name in found.clusters]
+    return [replace(target, hosts=nodes_of(found, name)) for name in clusters]
 
 
 def spec_for(
@@ -303,16 +346,12 @@ def spec_for(
     """Return what is to be run."""
     from zcluster_runner.execution import RunSpec
 
-    limits = [
-        str(values[p.name]) for p in action.params if p.goes is Goes.LIMIT and p.name in values
-    ]
-    limits += [pattern for pattern in (target.limit, limit) if pattern]
+    named = [p.name for p in action.params if p.goes is Goes.LIMIT and p.name in values]
     return RunSpec(
         verb=action.verb,
         playbook=action.playbook,
         inventory=target.inventory,
-        # "a:&b": the hosts that all of them mean
-        limit=":&".join(limits) or None,
+        limit=narrowed(limit, str(values[named[0]]) if named else "", target.hosts),
         variables={
             p.variable: values[p.name]
             for p in action.params
@@ -389,6 +428,7 @@ def merged(results: Sequence[Result]) -> Result:
         warnings=tuple(dict.fromkeys(text for result in results for text in result.warnings)),
         elapsed=sum(result.elapsed for result in results),
         log=outcomes[outcome].log,
+        stopped=any(result.stopped for result in results),
     )
 
 
@@ -412,13 +452,17 @@ def result_of(action: Action, spec: RunSpec, done: Run, values: Mapping[str, Any
     rows = nodes.rows(done.fold, read_inventory) if action.exit_rule is ExitRule.NODES else ()
     if action.verb not in {"nodes", "status"} and "node" not in done.fold.reports:
         rows = ()  # create that never got to look at the nodes: its failures say why
-    if action.verb == "status":
-        wanted = values.get("host")
-        rows = tuple(r for r in rows if (r.host == wanted if wanted else r.node == "local"))
     outcome, failures = done.outcome, done.failures
     nothing = action.asks_for and action.asks_for not in done.fold.reports
     if nothing and done.outcome is Outcome.SUCCEEDED:
         outcome, failures = Outcome.FAILED, (Failure("", action.verb, NO_HOSTS),)
+    if action.verb == "status":
+        wanted = str(values.get("host") or "")
+        known, rows = rows, asked_for(rows, wanted)
+        if known and not rows:
+            names = ", ".join(row.host for row in known)
+            why = f"no host {wanted!r} is part of this run; there are: {names}"
+            outcome, failures = Outcome.FAILED, (*failures, Failure("", action.verb, why))
     result = Result(
         verb=action.verb,
         outcome=outcome,
@@ -434,8 +478,17 @@ def result_of(action: Action, spec: RunSpec, done: Run, values: Mapping[str, Any
         elapsed=done.elapsed,
         log=done.log,
         inventory=tuple(str(path) for path in spec.inventory),
+        stopped=done.stopped,
     )
     return replace(result, exit_code=exit_code(action, result))
+
+
+def asked_for(rows: tuple[NodeStatus, ...], host: str) -> tuple[NodeStatus, ...]:
+    """Return the row of a host; without a name each cluster's local node, or who is there of it."""
+    if host:
+        return tuple(row for row in rows if row.host == host)
+    local = {row.cluster for row in rows if row.node == "local"}
+    return tuple(row for row in rows if row.node == "local" or row.cluster not in local)
 
 
 def exit_code(action: Action, result: Result) -> ExitCode:
@@ -448,8 +501,10 @@ def exit_code(action: Action, result: Result) -> ExitCode:
         return services_code(services(result), succeeded=result.succeeded)
     if action.exit_rule is ExitRule.NODES and result.nodes:
         seen = [node.health.exit_code for node in result.nodes]
-        # create must not be green when it did not get through
-        if action.writes and not result.succeeded:
+        # create must not be green when it did not get through; nor a look that some host's row
+        # does not explain: others may not have been asked
+        explained = bool(result.unreachable) or any(failure.host for failure in result.failures)
+        if not result.succeeded and (action.writes or not explained):
             seen.append(ExitCode.GREY)
         return worst(seen)
     if action.verb == "show" and not settings(result):

@@ -18,8 +18,8 @@ import click
 
 from zcluster_runner import actions, api, ask
 from zcluster_runner.actions import Action, Kind, Param, Place
-from zcluster_runner.errors import DriverError, UsageError
-from zcluster_runner.result import ExitCode, Failure, Outcome, Result
+from zcluster_runner.errors import DriverError, StoppedError, UsageError
+from zcluster_runner.result import Event, EventKind, ExitCode, Failure, Outcome, Result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -310,7 +310,8 @@ def invoked(action: Action, options: dict[str, Any]) -> ExitCode:
     if watch := options.get("watch"):
         return watched(action, once, float(watch), as_json)
     result = once()
-    display(action, result, as_json)
+    with interruptible(lambda: 0 if result.check else len(result.changes)):
+        display(action, result, as_json)
     return result.exit_code
 
 
@@ -380,20 +381,40 @@ def _run(
     moving = console(sys.stderr, stderr=True)
     progress = progress_for(action, verbose=verbose > 0, as_json=as_json, console=moving)
 
+    changed = 0
+
     def ask_password(hosts: Sequence[str]) -> Any:
         progress.pause()
         return ask.ask_password(hosts)
 
-    with progress:
+    def listen(event: Event) -> None:
+        nonlocal changed
+        changed += event.kind is EventKind.CHANGED and not run_options.get("check")
+        progress(event)
+
+    with interruptible(lambda: changed), progress:
         return api.run(
             action.verb,
             **run_options,
             verbosity=max(0, verbose - 1),
             password=password,
             ask_password=ask_password if action.takes_password else None,
-            on_event=progress,
+            on_event=listen,
             **options,
         )
+
+
+@contextmanager
+def interruptible(changed: Callable[[], int]) -> Iterator[None]:
+    """Have a Ctrl-C beside Ansible's runs, which stop in order, say what was done by then."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if not changed():
+            raise
+        from zcluster_runner import render
+
+        raise StoppedError(render.stopped(changed())) from error
 
 
 def watched(action: Action, once: Callable[[], Result], pause: float, as_json: bool) -> ExitCode:
@@ -520,6 +541,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if not as_json:
             click.echo(err=True)
         failed(verb, "canceled", ExitCode.GREY, "Nothing was done.", as_json)
+    except StoppedError as error:
+        failed(verb, "canceled", ExitCode.GREY, str(error), as_json)
     except DriverError as error:
         failed(verb, "failed", ExitCode.GREY, f"{prefix(as_json)}{error}", as_json)
     except BrokenPipeError:

@@ -3,7 +3,8 @@
 
 The run gets them as extra variables; only when it went through are they written, so that what was
 refused is nowhere. The inventory is the user's: one place in one file is changed, comments and all
-else stay, and what Ansible makes of it afterwards is compared with what it made before.
+else stay. What Ansible would make of it is tried beside it, and compared with what it makes of it
+now; only what is right is written.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from zcluster_runner import inventory
 from zcluster_runner.actions import Action, Goes
-from zcluster_runner.errors import InventoryError, UsageError
+from zcluster_runner.errors import DriverError, InventoryError, UsageError
 
 NAME = "zcluster_name"
 MOST_ATTEMPTS = 12
@@ -80,16 +82,22 @@ def edited(option: str, listed: list[Any], changes: Iterable[tuple[str, str]]) -
 
 def persist(paths: Sequence[Path], cluster: str, wanted: Mapping[str, Any]) -> str:
     """Write the settings into the inventory; the reason in words if that could not be done."""
-    lost = {
-        variable: value
-        for variable, value in wanted.items()
-        if not written(paths, cluster, variable, value)
-    }
+    lost: dict[str, Any] = {}
+    reasons: dict[str, None] = {}
+    for variable, value in wanted.items():
+        try:
+            if written(paths, cluster, variable, value):
+                continue
+        except (DriverError, OSError, UnicodeError) as error:
+            reasons[str(error)] = None
+        lost[variable] = value
     if not lost:
         return ""
     lines = "\n".join(f"  {name}: {json.dumps(value)}" for name, value in lost.items())
     where = ", ".join(str(path) for path in paths)
-    return f"the cluster has its new settings, but {where} does not: please write there\n{lines}"
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    words = f"the cluster has its new settings, but {where} does not{why}"
+    return f"{words}: please write there\n{lines}"
 
 
 def written(paths: Sequence[Path], cluster: str, variable: str, value: Any) -> bool:
@@ -102,17 +110,37 @@ def written(paths: Sequence[Path], cluster: str, variable: str, value: Any) -> b
     if before == wanted:
         return True
     for attempt in islice(attempts(list(files(paths)), variable, value), MOST_ATTEMPTS):
-        old = {path: path.read_bytes() for path in attempt}
-        try:
-            for path, text in attempt.items():
-                replace(path, text.encode())
-            if variables_of(paths) == wanted:
-                return True
-        except InventoryError:
-            pass  # what cannot be read any more goes back as well
-        for path, content in old.items():
-            replace(path, content)
+        if variables_with(paths, attempt) == wanted:
+            replace_all({path: text.encode() for path, text in attempt.items()})
+            return True
     return False
+
+
+def variables_with(paths: Sequence[Path], new: Mapping[Path, str]) -> Variables | None:
+    """Return what Ansible would make of the inventory with new contents; None if it cannot."""
+    with tempfile.TemporaryDirectory(prefix="zcluster-") as scratch:
+        places = [Path(scratch) / str(number) for number in range(len(paths))]
+        try:
+            return variables_of(
+                [mirror(path, place, new) for path, place in zip(paths, places, strict=True)]
+            )
+        except InventoryError:
+            return None
+
+
+def mirror(path: Path, place: Path, new: Mapping[Path, str]) -> Path:
+    """Make the inventory ``path`` anew in ``place``: links, but for the files with new contents."""
+    place.mkdir()
+    # Ansible reads what stands beside a file, too: group_vars, host_vars
+    for entry in (path if path.is_dir() else path.parent).iterdir():
+        copy = place / entry.name
+        if entry.resolve() in new:
+            copy.write_text(new[entry.resolve()], encoding="utf-8")
+        elif path.is_dir() and entry.is_dir() and not entry.is_symlink() and entry.name != ".git":
+            mirror(entry, copy, new)
+        else:
+            copy.symlink_to(entry.absolute())
+    return place if path.is_dir() else place / path.name
 
 
 def variables_of(paths: Sequence[Path]) -> Variables:
@@ -190,12 +218,31 @@ def as_yaml(indent: str, variable: str, value: Any, comment: str) -> list[str]:
     return [f"{indent}{variable}:{comment}\n", *items]
 
 
+def replace_all(new: Mapping[Path, bytes]) -> None:
+    """Write these files, or none of them."""
+    old = {path: path.read_bytes() for path in new}
+    try:
+        for path, content in new.items():
+            replace(path, content)
+    except BaseException:
+        for path, content in old.items():
+            if path.read_bytes() != content:
+                replace(path, content)
+        raise
+
+
 def replace(path: Path, content: bytes) -> None:
-    """Write a file whole, its mode kept."""
-    mode = path.stat().st_mode & 0o777
+    """Write a file whole; its mode and owner stay."""
+    known = path.stat()
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as new:
-        new.write(content)
-        new.flush()
-        os.fsync(new.fileno())
-    Path(new.name).chmod(mode)
-    Path(new.name).replace(path)
+        try:
+            new.write(content)
+            new.flush()
+            os.fchmod(new.fileno(), known.st_mode & 0o777)
+            with suppress(PermissionError):  # who may write there need not be root
+                os.fchown(new.fileno(), known.st_uid, known.st_gid)
+            os.fsync(new.fileno())
+            Path(new.name).replace(path)
+        except BaseException:
+            Path(new.name).unlink(missing_ok=True)
+            raise

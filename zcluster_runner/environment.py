@@ -97,8 +97,8 @@ COMFORT = (
     Comfort("ANSIBLE_PYTHON_INTERPRETER", "defaults", "interpreter_python", "/usr/bin/python3"),
     # A node that cannot be reached must not hold up the other (default 10 s).
     Comfort("ANSIBLE_TIMEOUT", "defaults", "timeout", "5"),
-    # A cluster has two nodes, an inventory may have many clusters (default 5).
-    Comfort("ANSIBLE_FORKS", "defaults", "forks", "20"),
+    # Many clusters, some of them away: those must not hold up the others (default 5).
+    Comfort("ANSIBLE_FORKS", "defaults", "forks", "50"),
 )
 
 

@@ -8,6 +8,10 @@ class DriverError(Exception):
     """The driver could not start or follow a run (exit code 3)."""
 
 
+class StoppedError(DriverError):
+    """Ctrl-C when something had been changed already (exit code 3)."""
+
+
 class UsageError(DriverError):
     """The request itself is wrong: a verb, an option, a value (exit code 64)."""
 

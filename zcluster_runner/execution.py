@@ -66,6 +66,8 @@ class Run:
     fold: Fold
     elapsed: float
     log: Path | None
+    stopped: bool = False
+    """It was asked to stop; what had ended by then has its own outcome all the same."""
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -235,7 +237,7 @@ def execute(
         if outcome is Outcome.FAILED and not fold.failures and not fold.unreachable:
             fold.failures.append(Failure("", spec.verb, _why_nothing_ran(rc, fold, redactor)))
         log.write(f"# {outcome.value} after {listener.elapsed:.1f} s (ansible-playbook: {rc})")
-    return Run(outcome, fold, listener.elapsed, log.path)
+    return Run(outcome, fold, listener.elapsed, log.path, interruption.requested)
 
 
 def _outcome(rc: int | None, interruption: Interruption) -> Outcome:

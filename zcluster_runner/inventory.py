@@ -128,15 +128,19 @@ class Inventory:
         return next(iter([*chosen, *hosts]), None)
 
 
-def read(paths: tuple[Path, ...], caller: Mapping[str, str], cwd: Path) -> Inventory:
-    """Return the hosts of these paths."""
-    return parse(content(paths, caller, cwd))
+def read(
+    paths: tuple[Path, ...], caller: Mapping[str, str], cwd: Path, limit: str = ""
+) -> Inventory:
+    """Return the hosts of these paths, all or those that ``limit`` means."""
+    return parse(content(paths, caller, cwd, limit))
 
 
-def content(paths: tuple[Path, ...], caller: Mapping[str, str], cwd: Path) -> dict[str, Any]:
+def content(
+    paths: tuple[Path, ...], caller: Mapping[str, str], cwd: Path, limit: str = ""
+) -> dict[str, Any]:
     """Return what ``ansible-inventory`` makes of these paths: any plugin, any format."""
     program = environment.ansible_playbook().with_name("ansible-inventory")
-    command = [str(program), "--list"]
+    command = [str(program), "--list", *([f"--limit={limit}"] if limit else [])]
     for path in paths:
         command += ["-i", str(path)]
     done = subprocess.run(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zcluster_runner import api
-from zcluster_runner.actions import Action, Shown
+from zcluster_runner.actions import Action, Place, Shown
 from zcluster_runner.result import Failure, Health, NodeStatus, Outcome, Result, worst
 
 if TYPE_CHECKING:
@@ -490,10 +490,22 @@ def troubles(action: Action, result: Result) -> Iterable[RenderableType]:
     for text in told(f for f in result.failures if f.host not in listed or action.writes):
         yield Text(text, style="bold red")
     if result.outcome is Outcome.CANCELED:
-        done = len(result.changes)
-        yield Text(f"Stopped. {done} steps had been changed; run the same command again to go on.")
+        yield Text(stopped(0 if result.check else len(result.changes)))
+        if action.writes and not result.check and action.place is not Place.HERE:
+            yield Text(LEASE_STAYS, style="dim")
     if result.outcome is Outcome.FAILED and action.writes and result.log:
         yield Text(f"The whole story: {result.log}", style="dim")
+
+
+LEASE_STAYS = (
+    "Its lease on the cluster ends by itself: the next action from here takes it over at once, one "
+    "from elsewhere waits for up to ten minutes."
+)
+
+
+def stopped(steps: int) -> str:
+    """Return what is said of a verb that was stopped, and what to do."""
+    return f"Stopped. {steps} steps had been changed; run the same command again to go on."
 
 
 def told(failures: Iterable[Failure]) -> Iterable[str]:

@@ -93,8 +93,6 @@ class Failure:
     host: str
     step: str
     message: str
-    rescued: bool = False
-    """The playbook dealt with it (it is told as the cause of what followed)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--output json`` shows."""
@@ -177,6 +175,8 @@ class Result:
     """Settings that the nodes have and the inventory could not be given, and what to write."""
     written: Path | None = None
     """The inventory directory that this run made."""
+    stopped: bool = False
+    """It was asked to stop (Ctrl-C, ``cancel``), even if that came too late to cancel it."""
 
     @property
     def succeeded(self) -> bool:

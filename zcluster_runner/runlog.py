@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kept log of each run: 0600, without secrets, the last twenty of them."""
+"""The kept log of each run: 0600, without secrets; the last twenty, and five of mere looks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from zcluster_runner import actions
 from zcluster_runner.secret import Redactor
 
 KEPT = 20
 """Logs of finished runs that stay."""
+
+KEPT_OF_LOOKS = 5
+"""Of verbs that change nothing, counted apart: a look each minute must not wipe out what a failed
+create had to say."""
+
+NAME = re.compile(r"\d{8}T\d{6}-(?P<verb>.+?)-\d+(-\d+)?\.log")
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -25,10 +32,19 @@ def log_directory(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("XDG_STATE_HOME") or home / ".local/state") / "zcluster" / "logs"
 
 
-def remove_old(directory: Path, keep: int = KEPT) -> None:
+def only_looks(path: Path) -> bool:
+    """Return whether a log is that of a verb that changes nothing."""
+    name = NAME.fullmatch(path.name)
+    action = actions.find(name["verb"].replace("-", " ")) if name else None
+    return action is not None and not action.writes
+
+
+def remove_old(directory: Path) -> None:
     """Remove the oldest logs; one that a run is still writing is locked, and stays."""
     logs = sorted(directory.glob("*.log"), reverse=True)  # the name begins with the time
-    for path in logs[keep:]:
+    looks = [path for path in logs if only_looks(path)]
+    others = [path for path in logs if path not in looks]
+    for path in others[KEPT:] + looks[KEPT_OF_LOOKS:]:
         try:
             with path.open("rb") as log:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -48,7 +48,7 @@ SAME = {
     "ANSIBLE_SSH_ARGS": "-C -o ControlMaster=auto -o ControlPersist=600s "
     "-o ServerAliveInterval=2 -o ServerAliveCountMax=3",
     "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
-    "ANSIBLE_FORKS": "20",
+    "ANSIBLE_FORKS": "50",
     "ANSIBLE_HOST_KEY_CHECKING": "True",
 }
 

@@ -7,12 +7,16 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import zcluster_runner
-from zcluster_runner import Event, EventKind, Outcome, Secret, UsageError
+from zcluster_runner import Event, EventKind, Outcome, Secret, UsageError, api, execution
+from zcluster_runner.nodes import reported
+from zcluster_runner.result import ExitCode, Failure, Result
 
 Put = Callable[[str, str], None]
 
@@ -151,3 +155,149 @@ def test_interfaces_of_a_host_that_no_inventory_knows(collection: Put) -> None:
     )
     result = zcluster_runner.run("interfaces", host="192.0.2.1", user="admin")
     assert result.report("interfaces") == {"192.0.2.1": ["192.0.2.1 as admin"]}
+
+
+HOSTS = """\
+all:
+  children:
+    web:
+      vars: {zcluster_name: web}
+      hosts: {lb1: , lb2: , "2001:db8::1": }
+    db:
+      vars: {zcluster_name: db}
+      hosts: {db-1: , db-2: }
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "host", "nodes", "meant"),
+    [
+        (None, "", (), {"lb1", "lb2", "2001:db8::1", "db-1", "db-2"}),
+        (None, "", ("lb1", "lb2"), {"lb1", "lb2"}),
+        (None, "lb1", (), {"lb1"}),
+        (None, "lb1", ("lb1", "lb2"), {"lb1"}),
+        (None, "lb1", ("db-1", "db-2"), set()),
+        (None, "2001:db8::1", ("lb1", "2001:db8::1"), {"2001:db8::1"}),
+        ("lb2", "", ("lb1", "lb2"), {"lb2"}),
+        ("lb1,lb2", "", ("lb2", "db-1"), {"lb2"}),
+        ("lb1:lb2:db-1", "", ("lb2", "2001:db8::1", "db-1"), {"lb2", "db-1"}),
+        ("lb*:!lb1", "", ("lb1", "lb2"), {"lb2"}),
+        ("web", "", ("db-1", "db-2"), set()),
+        ("web:&lb*", "lb2", ("lb1", "lb2"), {"lb2"}),
+        ("!lb1", "", ("lb1", "lb2"), {"lb2"}),
+        ("web[0:1]", "lb2", (), {"lb2"}),
+        ("db-1,db-2", "lb1", ("lb1", "lb2"), set()),
+    ],
+)
+def test_limit_host_and_cluster_together_mean_what_all_of_them_mean(
+    home: Path, limit: str | None, host: str, nodes: tuple[str, ...], meant: set[str]
+) -> None:
+    """Ansible itself says what the pattern means: one wrong host is the wrong machine changed."""
+    from ansible.inventory.manager import InventoryManager
+    from ansible.parsing.dataloader import DataLoader
+
+    (home / "hosts.yml").write_text(HOSTS)
+    known = InventoryManager(loader=DataLoader(), sources=[str(home / "hosts.yml")])
+    known.subset(api.narrowed(limit, host, nodes))
+    assert {str(found) for found in known.list_hosts("all")} == meant
+
+
+def test_a_limit_over_several_clusters_is_a_run_for_each_of_them(home: Path) -> None:
+    (home / "hosts.yml").write_text(HOSTS)
+    target = api.Target((home / "hosts.yml",))
+    found = api.one_by_one(api.action_for("create"), target, {}, "lb1:db-2")
+    assert [one.hosts for one in found] == [("lb1", "lb2", "2001:db8::1"), ("db-1", "db-2")]
+    (one,) = api.one_by_one(api.action_for("create"), target, {}, "db*")
+    assert one.hosts == ("db-1", "db-2")
+    with pytest.raises(UsageError, match="--limit means several clusters, name one"):
+        api.one_by_one(api.action_for("unset"), target, {}, "lb1:db-2")
+
+
+def test_interfaces_of_one_cluster(home: Path) -> None:
+    (home / "hosts.yml").write_text(HOSTS)
+    with ExitStack() as stack:
+        given = str(home / "hosts.yml")
+        target = api.target_for(api.action_for("interfaces"), {}, given, "db", False, stack)
+    assert target.hosts == ("db-1", "db-2")
+
+
+def looked(outcome: Outcome, *statuses: str, **more: Any) -> Result:
+    rows = tuple(reported(f"lb{n}", {"status": s}) for n, s in enumerate(statuses, start=1))
+    return Result("nodes", outcome, ExitCode.GREY, nodes=rows, **more)
+
+
+@pytest.mark.parametrize(
+    ("result", "code"),
+    [
+        (looked(Outcome.SUCCEEDED, "ok", "ok"), 0),
+        # Ansible was killed: nobody knows who else there was to ask
+        (looked(Outcome.FAILED, "ok"), 3),
+        (looked(Outcome.FAILED, "ok", failures=(Failure("", "nodes", "ended with -9"),)), 3),
+        (looked(Outcome.FAILED, "failure"), 2),
+        # the status of a host is its own, whatever became of another
+        (looked(Outcome.FAILED, "ok", unreachable={"lb2": "no way"}), 0),
+        (looked(Outcome.FAILED, "ok", failures=(Failure("lb2", "Ask the node", "no"),)), 0),
+    ],
+)
+def test_a_look_that_did_not_go_through_is_not_green(result: Result, code: int) -> None:
+    assert api.exit_code(api.action_for("nodes"), result) == code
+
+
+TWO = """\
+all:
+  vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}"}
+  children:
+    one: {vars: {zcluster_name: web}, hosts: {lb1: }}
+    two: {vars: {zcluster_name: db}, hosts: {sql1: }}
+"""
+
+
+def test_a_stop_in_the_last_moment_of_a_cluster_spares_the_next(
+    collection: Put, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ansible had ended well when the wish was noticed: what it did is told, no other cluster's
+    turn comes.
+    """
+    (home / "two.yml").write_text(TWO)
+    collection("create", "    - name: Work\n      ansible.builtin.command: 'true'\n")
+    real = execution.execute
+
+    def stopped_too_late(*args: Any, **more: Any) -> execution.Run:
+        return dataclasses.replace(real(*args, **more), stopped=True)
+
+    monkeypatch.setattr(execution, "execute", stopped_too_late)
+    result = zcluster_runner.run("create", inventory=home / "two.yml")
+    assert result.outcome is Outcome.CANCELED
+    assert {change.host for change in result.changes} == {"lb1"}
+    assert result.exit_code == 3
+
+
+PASSWORDS = """\
+all:
+  vars:
+    ansible_connection: local
+    ansible_python_interpreter: "{{ ansible_playbook_python }}"
+    ansible_become: false
+    zcluster_name: web
+  hosts:
+    without:
+    ssh: {ansible_ssh_password: x}
+    become: {ansible_become_pass: x}
+    sudo: {ansible_sudo_pass: x}
+"""
+
+
+def test_a_password_by_any_of_its_names_is_left_to_ansible(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--watch`` follows a node without Ansible, which alone hands passwords over."""
+    (home / "hosts.yml").write_text(PASSWORDS)
+
+    def needed() -> dict[str, bool]:
+        result = zcluster_runner.run("nodes", inventory=home / "hosts.yml", watch=1.0)
+        return {host: said["password"] for host, said in result.report("connection").items()}
+
+    assert needed() == {"without": False, "ssh": True, "become": True, "sudo": True}
+    (home / "word").write_text("x")
+    monkeypatch.setenv("ANSIBLE_BECOME_PASSWORD_FILE", str(home / "word"))
+    assert needed()["without"] is True

@@ -13,7 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from zcluster_runner import cli
+from zcluster_runner import api, cli
 
 Put = Callable[[str, str], None]
 
@@ -127,6 +127,17 @@ def test_status_of_the_local_and_of_a_named_node(
     collection("status", NODE.replace("{{ STATUS }}", "ok"))
     assert command(capfd, "-i", inventory, "status")[1] == "ok  master  lb1  as it is\n"
     assert command(capfd, "-i", inventory, "status", "lb2")[1] == "ok  backup  lb2  as it is\n"
+    words = ("-i", inventory, "status", "--limit", "lb2")
+    assert command(capfd, *words)[:2] == (0, "ok  backup  lb2  as it is\n")
+
+
+def test_status_of_a_host_that_is_not_there_is_3_and_says_who_is(
+    capfd: pytest.CaptureFixture[str], collection: Put, inventory: Path
+) -> None:
+    collection("status", NODE.replace("{{ STATUS }}", "failure"))
+    code, out, err = command(capfd, "-i", inventory, "status", "lb3")
+    assert (code, out) == (3, "")
+    assert "no host 'lb3' is part of this run; there are: lb1, lb2" in err
 
 
 def test_a_failed_run_is_3_and_says_why(
@@ -237,6 +248,25 @@ def test_what_is_confirmed_is_done_to_one_cluster_that_was_named(
     code, _, err = command(capfd, "-i", home / "two.yml", "unset", "--yes")
     assert code == 64
     assert "name one with --cluster: web, db" in err
+
+
+def test_ctrl_c_after_the_run_says_what_was_done(
+    capfd: pytest.CaptureFixture[str],
+    collection: Put,
+    inventory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    collection("unset", '    - name: Take it away\n      ansible.builtin.command: "true"\n')
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "result_of", interrupted)
+    code, _, err = command(capfd, "-i", inventory, "unset", "--yes")
+    assert code == 3
+    assert "Nothing was done" not in err
+    assert "Stopped. 2 steps had been changed; run the same command again to go on." in err
+    assert "Nothing was done" in command(capfd, "-i", inventory, "unset", "--yes", "--check")[2]
 
 
 NEEDS_PASSWORD = """\

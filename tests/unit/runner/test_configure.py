@@ -151,3 +151,56 @@ def test_value_that_is_there_already_is_left_alone(inventory: Path) -> None:
     before = (inventory / "hosts.yml").stat()
     assert configure.persist([inventory], "web", {"zcluster_failback": "disabled"}) == ""
     assert (inventory / "hosts.yml").stat().st_ino == before.st_ino
+
+
+def test_trying_leaves_the_users_files_alone(
+    inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first line that is tried is the other cluster's; a kill then must not leave it there."""
+    seen: list[str] = []
+    real = configure.variables_of
+
+    def watched(paths: Any) -> configure.Variables:
+        seen.append((inventory / "hosts.yml").read_text())
+        return real(paths)
+
+    monkeypatch.setattr(configure, "variables_of", watched)
+    assert configure.persist([inventory], "db", {"zcluster_failback": "db2"}) == ""
+    assert len(seen) > 2
+    assert set(seen) == {HOSTS}
+
+
+def test_inventory_without_write_permission_is_said_not_a_fault(
+    inventory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "hosts.yml")
+
+    monkeypatch.setattr(configure, "replace", refused)
+    said = configure.persist([inventory], "web", {"zcluster_failback": "lb1"})
+    assert "Permission denied: 'hosts.yml'" in said
+    assert 'zcluster_failback: "lb1"' in said
+
+
+def test_file_is_tried_with_what_stands_beside_it(inventory: Path) -> None:
+    (inventory / "group_vars").mkdir()
+    (inventory / "group_vars/cluster_web.yml").write_text("zcluster_preempt_delay: 3.0\n")
+    file = inventory / "hosts.yml"
+    assert configure.persist([file], "web", {"zcluster_failback": "lb1"}) == ""
+    found = configure.variables_of([file])["lb1"]
+    assert (found["zcluster_failback"], found["zcluster_preempt_delay"]) == ("lb1", 3.0)
+    # in a directory, files in directories of it are candidates, too
+    assert configure.persist([inventory], "web", {"zcluster_preempt_delay": 4.0}) == ""
+    written = (inventory / "group_vars/cluster_web.yml").read_text()
+    assert written == "zcluster_preempt_delay: 4.0\n"
+    assert sorted(path.name for path in inventory.iterdir()) == ["group_vars", "hosts.yml"]
+
+
+def test_files_are_written_all_or_none(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yml", tmp_path / "b.yml"
+    first.write_text("a")
+    second.write_text("b")
+    with pytest.raises(TypeError):
+        configure.replace_all({first: b"new", second: "no bytes"})  # type: ignore[dict-item]
+    assert (first.read_text(), second.read_text()) == ("a", "b")
+    assert [path.name for path in tmp_path.iterdir() if "b.yml" in path.name] == ["b.yml"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from zcluster_runner.runlog import KEPT, RunLog, log_directory
+from zcluster_runner.runlog import KEPT, KEPT_OF_LOOKS, RunLog, log_directory
 from zcluster_runner.secret import Redactor, Secret
 
 
@@ -56,6 +56,19 @@ def test_the_last_twenty_stay_and_those_being_written(tmp_path: Path) -> None:
         assert last.path.name in names
         assert len(names) == KEPT + 1
         assert "20010101T000000-x-1.log" not in names
+
+
+def test_looks_do_not_wipe_out_what_a_failed_create_had_to_say(tmp_path: Path) -> None:
+    directory = log_directory(environment(tmp_path))
+    directory.mkdir(parents=True)
+    (directory / "20010101T000000-create-7.log").touch()
+    for number in range(KEPT + 5):
+        (directory / f"20010102T0000{number:02}-sync-status-{number}-2.log").touch()
+    with RunLog("nodes", Redactor(), environment(tmp_path)):
+        pass
+    names = sorted(path.name for path in directory.iterdir())
+    assert names[0] == "20010101T000000-create-7.log"
+    assert len(names) == 1 + KEPT_OF_LOOKS
 
 
 def test_a_place_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
