@@ -7,10 +7,11 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from zclustermanager.sync import generation as generations
-from zclustermanager.sync import tree
+from zclustermanager.sync import offers, tree
 from zclustermanager.sync.generation import Generation, Relation
 from zclustermanager.sync.replica import Offer, Replica
 from zclustermanager.sync.sender import Pass, Sender
@@ -18,6 +19,8 @@ from zclustermanager.sync.stage import StageError
 from zclustermanager.sync.tree import Entry, Manifest
 
 ROOT = "/r"
+# As much of a node's settings as offers are checked against.
+CLUSTER: Any = SimpleNamespace(name="web", sync_paths=(ROOT,), sync_excludes=())
 DIRECTORY = None  # the content of a directory
 Content = str | None
 Tree = dict[str, Content]
@@ -187,7 +190,9 @@ class SimulatedDisk:
                 raise StageError("a file is in the way")
             self.put(entry.path, DIRECTORY)
             return None
-        if entry.sha256 not in self.blobs[token]:
+        if entry.sha256 not in self.blobs.get(token, {}):
+            if self.scan()[entry.path].sha256 != entry.sha256:
+                raise StageError(f"the new content of {entry.path} is not there")
             return None
         name = f"temporary {next(self.numbers)}"
         self.temporary[name] = (entry.path, self.blobs[token][entry.sha256], False)
@@ -222,11 +227,17 @@ class Call:
 class Wire:
     """The far end as a sender has it, over a link that can fail at each call."""
 
-    name: str
     here: Node
-    there: Node
     world: World
     calls: int = 0
+
+    @property
+    def there(self) -> Node:
+        return self.world.other(self.here)
+
+    @property
+    def name(self) -> str:
+        return self.there.name
 
     def _call(self, act: Callable[[], Any]) -> Any:
         self.calls += 1
@@ -239,16 +250,24 @@ class Wire:
         except Killed:
             self.world.died(self.there)
             raise GoneError from None
-        except StageError as error:
+        except (StageError, KeyError, ValueError, OSError) as error:
             raise GoneError(str(error)) from error
         if fails:
             raise GoneError
         return result
 
+    def _arrives(self, offer: Offer) -> Offer:
+        return offers.undump(offers.dump(offer, CLUSTER), CLUSTER)
+
+    def reach(self) -> None:
+        self._call(lambda: None)
+
     def offer(self, offer: Offer) -> dict[str, Any]:
         token = f"{next(self.world.numbers):032d}"
         return self._call(
-            lambda: self.there.replica.judge(offer, i_am_master=self.there.vip, token=token)
+            lambda: self.there.replica.judge(
+                self._arrives(offer), i_am_master=self.there.vip, token=token
+            )
         )
 
     def send(self, frozen: dict[str, str], token: str) -> None:
@@ -257,20 +276,29 @@ class Wire:
                 self.there.disk.blobs[token].update(frozen)
 
         self._call(act)
+        self.world.between()
 
     def commit(self, token: str) -> dict[str, Any]:
         changed = self._call(lambda: self.there.replica.commit(token, i_am_master=self.there.vip))
         return {"applied": len(changed), "services": {}}
 
     def fetch(self, mine: Generation) -> tuple[Relation, Offer]:
-        return self._call(lambda: self.there.replica.fetch(mine, i_am_master=self.there.vip))
+        relation, offer = self._call(
+            lambda: self.there.replica.fetch(mine, i_am_master=self.there.vip)
+        )
+        try:
+            return relation, self._arrives(offer)
+        except (KeyError, ValueError) as error:
+            raise GoneError(f"offers what cannot be taken: {error}") from error
 
     def receive(self, need: list[str], offer: Offer, token: str) -> None:
         def act() -> None:
             there = {sha(c): c for c in self.there.disk.live.values() if c is not None}
-            self.here.disk.blobs[token].update({n: there[n] for n in need if n in there})
+            if token in self.here.disk.blobs:
+                self.here.disk.blobs[token].update({n: there[n] for n in need if n in there})
 
         self._call(act)
+        self.world.between()
 
 
 @dataclass
@@ -290,17 +318,22 @@ class Node:
     def __post_init__(self) -> None:
         self.disk.saved = self.saved
         self.replica = Replica(self.disk, lambda: f"{self.name}-{next(self.world.numbers)}")
+        self.sender = self.new_sender()
 
-    def sender(self) -> Sender:
+    def new_sender(self) -> Sender:
         @contextlib.contextmanager
         def freeze(manifest: Manifest, wanted: set[str]) -> Iterator[dict[str, str] | None]:
             found = {sha(c): c for c in self.disk.live.values() if c is not None}
             held = {s: found[s] for s in wanted if s in found}
             yield held if held.keys() == wanted else None
 
-        there = self.world.other(self)
+        self.wire = Wire(self, self.world)
         return Sender(
-            self.replica, Wire(there.name, self, there, self.world), freeze, lambda: self.vip
+            self.replica,
+            self.wire,
+            freeze,
+            serving=lambda: self.vip,
+            validate=lambda _: self.world.between(),
         )
 
     def saved(self, generation: Generation) -> None:
@@ -340,6 +373,8 @@ class World:
         self.ever_durable: set[str] = set()
         self.power_fails = False
         self.choose: Callable[[int], int] = lambda _: 0
+        # What others do in the seconds of a pass in which nobody holds a lock.
+        self.between: Callable[[], None] = lambda: None
         self.nodes = [Node("n1", self), Node("n2", self)]
 
     def other(self, node: Node) -> Node:
@@ -378,12 +413,15 @@ class World:
     def died(self, node: Node) -> None:
         """A kill in the middle of an effect: of the process, or of the power."""
         node.disk.budget = None
+        node.sender = node.new_sender()
         if self.power_fails:
             self.power_off(node)
 
     def power_off(self, node: Node) -> None:
         before = self.surviving()
         node.disk.power_cut(self.choose)
+        node.sender = node.new_sender()
+        self.was_away(node)
         node.up = node.vip = node.converged = False
         minted = frozenset().union(*self.seen.values()) if self.seen else frozenset()
         lost = (before - self.surviving()) & self.written
@@ -392,10 +430,15 @@ class World:
         there = {c for c in node.disk.live.values() if c is not None}
         node.unminted = {t for t in node.unminted if t in there or t not in self.written}
 
+    def was_away(self, node: Node) -> None:
+        """The other node hears that this one came back: what it had is not known any more."""
+        self.other(node).sender.acknowledged = None
+
     def wipe(self, node: Node) -> None:
         before = self.surviving()
         fresh = Node(node.name, self, up=node.up, vip=node.vip)
         self.nodes[self.nodes.index(node)] = fresh
+        self.was_away(fresh)
         self.excused |= before - self.surviving()
 
     def surviving(self) -> set[str]:
@@ -427,12 +470,13 @@ class World:
 
     def converge(self, node: Node) -> None:
         """The daemon compares the applied role with the real one."""
+        node.sender.acknowledged = None
         self.run(node, node.replica.promote if node.vip else node.replica.demote)
         node.converged = node.up
 
     def synchronize(self, node: Node) -> Pass | None:
-        sender = node.sender()
-        result: Pass | None = self.run(node, sender.run)
+        node.wire.calls = 0
+        result: Pass | None = self.run(node, node.sender.run)
         if result is not None and result.state == "diverged":
             self.check_diverged()
         return result
@@ -449,7 +493,9 @@ class World:
             return
 
         def act() -> None:
-            _, offer = theirs.replica.fetch(Generation(), i_am_master=theirs.vip)
+            relation, offer = keep.wire.fetch(keep.disk.generation())
+            if relation is not Relation.DIVERGED:
+                return
             keep.merging = self.seen.get(offer.generation.id or "", frozenset())
             try:
                 keep.replica.keep_mine(offer.generation)
@@ -473,9 +519,9 @@ class World:
     def trees_equal(self) -> bool:
         return self.nodes[0].disk.live == self.nodes[1].disk.live
 
-    def settle_down(self, master: Node) -> None:
+    def settle_down(self, master: Node, keep: Node) -> None:
         """Everything works again, for long enough: both nodes must end as one generation."""
-        self.partitioned, self.fault = False, None
+        self.partitioned, self.fault, self.between = False, None, lambda: None
         for node in self.nodes:
             node.disk.budget, node.disk.meanwhile = None, lambda: None
             node.up, node.vip = True, node is master
@@ -487,7 +533,7 @@ class World:
             result = self.synchronize(master)
             self.check_nothing_lost()
             if result is not None and result.state == "diverged":
-                self.resolve(self.other(master))
+                self.resolve(keep)
             elif result is not None and result.state == "in sync" and self.trees_equal():
                 break
         assert result is not None, "the pass never comes to an end"

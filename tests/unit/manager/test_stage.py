@@ -355,6 +355,9 @@ class Far:
 
     name = "n2"
 
+    def reach(self) -> None:
+        pass
+
     def __init__(self, answer: str) -> None:
         self.answer = answer
         self.offers: list[Offer] = []

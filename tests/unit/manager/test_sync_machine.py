@@ -16,6 +16,7 @@ PATHS = st.sampled_from(["/r/a", "/r/b", "/r/d", "/r/d/x"])
 KINDS = st.sampled_from(["file", "file", "file", "directory", "removed"])
 WRITES = st.lists(st.tuples(NODES, PATHS, KINDS, st.booleans()), min_size=1, max_size=3)
 FAULTS = st.none() | st.builds(Call, st.integers(1, 6), st.booleans())
+ACTS = st.sampled_from(["write", "resolve", "turn", "recover"])
 BUDGETS = st.none() | st.integers(0, 25)
 # How many of a path's unsettled changes survive a power cut: all, none, some.
 SURVIVAL = st.lists(st.integers(0, 3), min_size=1, max_size=4)
@@ -115,6 +116,30 @@ class TwoNodes(RuleBasedStateMachine):
             self.world.synchronize(master)
             self.safe()
 
+    @rule(actor=NODES, act=ACTS, path=PATHS, kind=KINDS)
+    def act_in_the_seconds_of_a_pass(self, actor: int, act: str, path: str, kind: str) -> None:
+        """A pass holds no lock while contents travel and services try them."""
+
+        def between() -> None:
+            self.world.between = lambda: None
+            there = self.world.nodes[actor]
+            if not there.up:
+                return
+            if act == "write":
+                self.world.write(there, path, kind)
+            elif act == "resolve":
+                self.world.resolve(there)
+            elif act == "turn":
+                there.vip, there.converged = not there.vip, False
+                self.world.converge(there)
+            else:
+                self.world.run(there, there.replica.recover)
+
+        for master in self.masters():
+            self.world.between = between
+            self.world.synchronize(master)
+            self.safe()
+
     @rule(keep=NODES)
     def resolve(self, keep: int) -> None:
         self.world.resolve(self.world.nodes[keep])
@@ -169,7 +194,7 @@ class TwoNodes(RuleBasedStateMachine):
         self.world.fault = fault
 
     def safe(self) -> None:
-        self.world.fault = None
+        self.world.fault, self.world.between = None, lambda: None
         for node in self.world.nodes:
             node.disk.budget, node.disk.meanwhile = None, lambda: None
 
@@ -178,7 +203,8 @@ class TwoNodes(RuleBasedStateMachine):
         self.world.check_nothing_lost()
 
     def teardown(self) -> None:
-        self.world.settle_down(self.world.nodes[len(self.world.written) % 2])
+        master, keep = (self.world.nodes[len(self.world.written) // by % 2] for by in (1, 2))
+        self.world.settle_down(master, keep)
 
 
 TestTwoNodes = TwoNodes.TestCase

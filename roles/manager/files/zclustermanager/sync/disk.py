@@ -223,6 +223,10 @@ class LocalDisk:
                 # What is left in it is this node's own, or was written a moment ago.
 
     def prepare(self, entry: Entry, token: str) -> str | None:
+        """From what arrived in the stage."""
+        return self.make(entry, self.blobs(token))
+
+    def make(self, entry: Entry, contents: Path) -> str | None:
         """In the same directory, so that a rename is enough."""
         parent = os.path.dirname(entry.path)
         os.makedirs(parent, exist_ok=True)
@@ -230,8 +234,11 @@ class LocalDisk:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(entry.path, 0o700)
             return None
-        blob = self.blobs(token) / entry.sha256
+        blob = contents / entry.sha256
         if entry.kind == "file" and not blob.exists():
+            # Nothing came for what has the right content: only then are owner and mode enough.
+            if tree.digest_file(entry.path)[0] != entry.sha256:
+                raise DiskError(f"the new content of {entry.path} is not there")
             self.dress(entry)
             return None
         temporary = _temporary(parent)

@@ -31,6 +31,10 @@ class FarEnd:
     def _ask(self, request: str, payload: Any = None) -> Any:
         return peer.ask(self.cluster, request, payload, timeout=PATIENCE)
 
+    def reach(self) -> None:
+        """Its gate answers."""
+        self._ask("generation")
+
     def offer(self, offer: Offer) -> dict[str, Any]:
         """The answer of the peer's `Replica.judge`."""
         answer: dict[str, Any] = self._ask("offer", offers.dump(offer, self.cluster))

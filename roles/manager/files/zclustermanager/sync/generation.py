@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass, replace
 from typing import Any
 
-# Only ids that left the node count: passes, not changes. An id is 32 characters.
+# Only ids that left the node count; the one that the other node has is never among the forgotten.
 HISTORY = 2_000
 
 
@@ -22,7 +22,8 @@ class Generation:
     id: None when this node never had one (new or wiped). digest: of the content with that id;
     without an id, of the content at promotion. term: True from promotion to demotion, durably:
     only then does a change mint a new id. offered: the id has left this node, so that the other
-    one may hold it; an id that never left is replaced, not remembered.
+    one may hold it; an id that never left is replaced, not remembered. known: the last id that
+    the other node said it has.
     """
 
     id: str | None = None
@@ -30,6 +31,7 @@ class Generation:
     digest: str = ""
     term: bool = False
     offered: bool = False
+    known: str | None = None
 
     @property
     def number(self) -> int:
@@ -77,8 +79,16 @@ def compare(mine: Generation, theirs: Generation) -> Relation:
 def mint(stored: Generation, digest: str, new_id: str) -> Generation:
     """The generation after a change: a new id, the old one its nearest ancestor if it ever left."""
     remembered = (stored.id,) if stored.id is not None and stored.offered else ()
-    ancestors = (*remembered, *stored.ancestors)[:HISTORY]
+    ancestors = _newest((*remembered, *stored.ancestors), stored.known)
     return replace(stored, id=new_id, ancestors=ancestors, digest=digest, offered=False)
+
+
+def _newest(ancestors: tuple[str, ...], known: str | None) -> tuple[str, ...]:
+    """Ancestors within the limit. One who has `known` must always find itself among them."""
+    newest = ancestors[:HISTORY]
+    if known is None or known in newest or known not in ancestors:
+        return newest
+    return (*newest[:-1], known)
 
 
 def edited(stored: Generation, digest: str) -> bool:
@@ -119,9 +129,12 @@ def demoted(stored: Generation, digest: str, new_id: str) -> Generation:
     return replace(generation, term=False)
 
 
-def shown(stored: Generation) -> Generation:
-    """The id is about to leave this node: from here on it is remembered as an ancestor."""
-    return replace(stored, offered=True)
+def shown(stored: Generation, known: str | None = None) -> Generation:
+    """The id is about to leave this node: from here on it is remembered as an ancestor.
+
+    known: what the other node was last heard to have.
+    """
+    return replace(stored, offered=True, known=known or stored.known)
 
 
 def first(stored: Generation, digest: str, new_id: str) -> Generation:
@@ -141,7 +154,7 @@ def kept(stored: Generation, theirs: Generation, digest: str, new_id: str) -> Ge
     """After divergence: this node's content stays, and descends from both."""
     both = (stored.id, theirs.id, *stored.ancestors, *theirs.ancestors)
     ancestors = tuple(dict.fromkeys(i for i in both if i))[:HISTORY]
-    return replace(stored, id=new_id, ancestors=ancestors, digest=digest, offered=False)
+    return Generation(new_id, ancestors, digest, term=stored.term, known=theirs.id)
 
 
 def judge(mine: Generation, sender: Generation, *, i_am_master: bool) -> Answer:
@@ -166,7 +179,12 @@ def adopt(mine: Generation, sender: Generation) -> Generation:
     known = dict.fromkeys((*sender.ancestors, *([mine.id] if mine.id else []), *mine.ancestors))
     known.pop(sender.id or "", None)
     return Generation(
-        sender.id, tuple(known)[:HISTORY], sender.digest, term=mine.term, offered=True
+        sender.id,
+        tuple(known)[:HISTORY],
+        sender.digest,
+        term=mine.term,
+        offered=True,
+        known=sender.id,
     )
 
 
@@ -178,6 +196,7 @@ def dump(generation: Generation) -> dict[str, Any]:
         "digest": generation.digest,
         "term": generation.term,
         "offered": generation.offered,
+        "known": generation.known,
     }
 
 
@@ -191,4 +210,5 @@ def undump(data: dict[str, Any] | None) -> Generation:
         data["digest"],
         bool(data.get("term", False)),
         bool(data.get("offered", True)),
+        data.get("known"),
     )

@@ -23,7 +23,7 @@ from .. import addresses, durable, journal, observe, peer, processes
 from ..settings import STATE_DIR, Cluster
 from . import generation as generations
 from . import tree
-from .disk import LocalDisk
+from .disk import DiskError, LocalDisk
 from .farend import FarEnd
 from .generation import Relation
 from .replica import Replica
@@ -54,9 +54,9 @@ class Asked:
     check: bool = False
 
 
-def paused(path: Path = PAUSED) -> dict[str, Any] | None:
+def paused() -> dict[str, Any] | None:
     """Who paused synchronization, when and why; None while it is not paused."""
-    found: dict[str, Any] | None = durable.read_json(path)
+    found: dict[str, Any] | None = durable.read_json(PAUSED)
     return found
 
 
@@ -214,21 +214,17 @@ def restore(cluster: Cluster, asked: Asked) -> dict[str, Any]:
             f"{cluster.local.hostname} is backup: restore on the master, {cluster.peer.hostname}"
         )
     store, disk, replica = _local(cluster)
-    token = uuid.uuid4().hex
-    blobs = disk.blobs(token)
-    try:
+    # Not among the stages: to them, what has no mark is what a crash left.
+    with _scratch(store, "restore") as contents:
         try:
-            entries = freeze_kept(store, asked.version, asked.path, blobs)
+            entries = freeze_kept(store, asked.version, asked.path, contents)
         except OperateError:
-            blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
-            entries = FarEnd(cluster, store).take_kept(asked.version, asked.path, blobs)
+            entries = FarEnd(cluster, store).take_kept(asked.version, asked.path, contents)
         with disk.lock():
             live = disk.scan()
             paths = [p for p in sorted(entries) if not tree.same(live.get(p), entries[p])]
             if paths and not asked.check:
-                _write(disk, token, live, entries, paths)
-    finally:
-        disk.drop(token)
+                _write(disk, contents, live, entries, paths)
     if paths and not asked.check:
         replica.observe()
         journal.record("sync-restored", version=asked.version, paths=paths[:20])
@@ -237,7 +233,7 @@ def restore(cluster: Cluster, asked: Asked) -> dict[str, Any]:
 
 
 def _write(
-    disk: LocalDisk, token: str, live: Manifest, entries: Manifest, paths: list[str]
+    disk: LocalDisk, contents: Path, live: Manifest, entries: Manifest, paths: list[str]
 ) -> None:
     version = disk.version("restore")
     replaced = {p: live[p] for p in paths if p in live}
@@ -249,7 +245,7 @@ def _write(
         entry = Entry(**{**vars(entries[path]), "link": ""})
         if path in live and live[path].kind != entry.kind:
             disk.remove(live[path], entry)
-        if (temporary := disk.prepare(entry, token)) is not None:
+        if (temporary := disk.make(entry, contents)) is not None:
             disk.settle([temporary])
             disk.rename(temporary, path)
         disk.dress(entry)
@@ -304,7 +300,7 @@ def _difference(
     ]
     need = sorted({theirs[p].sha256 for p in readable if p in theirs})
     shown = []
-    with _scratch(disk.store) as directory:
+    with _scratch(disk.store, "diff") as directory:
         if need:
             far.take(need, directory)
         for path in paths:
@@ -322,8 +318,8 @@ def _difference(
 
 
 @contextlib.contextmanager
-def _scratch(store: Store) -> Iterator[Path]:
-    directory = store.outgoing / f"diff-{uuid.uuid4().hex}"
+def _scratch(store: Store, use: str) -> Iterator[Path]:
+    directory = store.outgoing / f"{use}-{uuid.uuid4().hex}"
     directory.mkdir(parents=True, mode=0o700)
     try:
         yield directory
@@ -388,5 +384,5 @@ def run(cluster: Cluster, verb: str, asked: Asked) -> dict[str, Any]:
         raise OperateError(f"path is {path!r}; it must be absolute and in its plain form")
     try:
         return VERBS[verb](cluster, asked)
-    except (peer.PeerError, StageError, OSError) as error:
+    except (peer.PeerError, StageError, DiskError, OSError) as error:
         raise OperateError(str(error)) from error

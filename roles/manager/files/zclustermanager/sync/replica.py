@@ -84,12 +84,12 @@ class Replica:
             live = self.disk.scan()
             return Offer(self._fold(generations.first, live), live)
 
-    def offered(self, generation: Generation) -> None:
-        """Durably note that an id leaves the node, before it does."""
+    def offered(self, generation: Generation, known: str | None) -> None:
+        """Durably note that an id leaves the node, before it does, and what the peer has."""
         with self.disk.lock():
             stored = self.disk.generation()
             if stored.id == generation.id and not stored.offered:
-                self.disk.save(generations.shown(stored))
+                self.disk.save(generations.shown(stored, known))
 
     def pull_begin(self, token: str, theirs: Offer) -> list[str]:
         """Open a stage for what the peer has; the contents that are missing here."""
@@ -112,6 +112,9 @@ class Replica:
             live = self.disk.scan()
             mine = self._fold(generations.promoted, live)
             self._must_be_behind(mine, stage.generation)
+            # Whoever took the lock meanwhile may have dropped it: what is pulled is not due.
+            if self.disk.marked(token, "complete") is None:
+                raise StageError("what was pulled was dropped meanwhile; trying again")
             return self._apply(stage, live)
 
     @staticmethod
@@ -172,11 +175,13 @@ class Replica:
             live = self.disk.scan()
             mine = self._fold(generations.promoted if i_am_master else generations.demoted, live)
             relation = generations.compare(mine, asker)
-            if relation is Relation.AHEAD:
+            if relation in (Relation.AHEAD, Relation.DIVERGED):
                 mine = self._fold(generations.fetched, live)
                 if not mine.offered:
                     mine = generations.shown(mine)
                     self.disk.save(mine)
+            elif generations.edited(mine, tree.digest(live)):
+                mine = Generation()  # drift: there is nothing to take, and it has no id
         return relation, Offer(mine, live)
 
     def keep_mine(self, theirs: Generation) -> Generation:

@@ -39,6 +39,9 @@ class Peer(Protocol):
 
     name: str
 
+    def reach(self) -> None:
+        """Raises when it does not answer."""
+
     def offer(self, offer: Offer) -> dict[str, Any]:
         """The answer of `Replica.judge`."""
 
@@ -76,6 +79,9 @@ class Sender:
         self.acknowledged: str | None = None
         # Whether the peer was asked if it is ahead, since this node began to send.
         self.checked = False
+        # An id leaves this node only to one that answers: what was never seen needs no memory.
+        self.reached = False
+        self.known: str | None = None
 
     def run(self, *, trust: bool = True, force: bool = False) -> Pass:
         """One pass. Raises peer.PeerError or OSError; then nothing is known of the peer."""
@@ -88,16 +94,20 @@ class Sender:
             if known and not force:
                 return Pass("in sync", pulled=pulled)
             self.acknowledged = None
-            self.replica.offered(offer.generation)
+            if not self.reached:
+                self.peer.reach()
+            self.reached = False
+            self.replica.offered(offer.generation, self.known)
             reply = self.peer.offer(offer)
-            self.checked = True
+            self.checked = self.reached = True
+            self.known = generations.undump(reply.get("generation")).id or self.known
             answer = Answer(reply["answer"])
             if answer in (Answer.REFUSE_STALE, Answer.REFUSE_NO_GENERATION):
                 pulled += self._catch_up(offer)
             elif answer is Answer.ACCEPT:
                 result = self._deliver(offer, reply)
                 if result is not None:
-                    self.acknowledged = offer.generation.id
+                    self.acknowledged = self.known = offer.generation.id
                     return result
             else:
                 if answer is Answer.EQUAL:
