@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from zclustermanager.sync import generation as generations
-from zclustermanager.sync import offers, tree
+from zclustermanager.sync import offers
+from zclustermanager.sync.disk import DiskError
 from zclustermanager.sync.generation import Generation, Relation
 from zclustermanager.sync.replica import Offer, Replica
 from zclustermanager.sync.sender import Pass, Sender
@@ -51,7 +52,10 @@ class SimulatedDisk:
         self.live: Tree = {ROOT: DIRECTORY}
         self.durable: Tree = dict(self.live)
         self.pending: dict[str, list[tuple[bool, Content]]] = {}
-        self.temporary: dict[str, tuple[str, Content, bool]] = {}
+        # Beside live files, by pass and path: content, and whether it is durable.
+        self.beside_live: dict[tuple[str, str], tuple[Content, bool]] = {}
+        # Exchanges that a power cut may undo: which of the path's changes, what was prepared.
+        self.swaps: dict[tuple[str, str], tuple[int, tuple[Content, bool] | None]] = {}
         self.stored = Generation()
         self.stages: dict[str, dict[str, Any]] = {}
         self.blobs: dict[str, dict[str, str]] = {}
@@ -70,7 +74,9 @@ class SimulatedDisk:
                 raise Killed
             self.budget -= 1
 
-    def put(self, path: str, content: Content, *, there: bool = True, torn: bool = False) -> None:
+    def put_content(
+        self, path: str, content: Content, *, there: bool = True, torn: bool = False
+    ) -> None:
         if there:
             self.live[path] = content
         else:
@@ -79,8 +85,10 @@ class SimulatedDisk:
 
     def power_cut(self, choose: Callable[[int], int]) -> None:
         """Of each path's changes since the last settle, some number of the first survive."""
+        undone = set()
         for path, states in self.pending.items():
             survived = choose(len(states))
+            undone |= {k for k, (at, _) in self.swaps.items() if k[1] == path and at >= survived}
             if survived:
                 there, content = states[survived - 1]
                 if there:
@@ -91,7 +99,12 @@ class SimulatedDisk:
             parent = path.rsplit("/", 1)[0]
             if path != ROOT and self.durable.get(parent, "") is not DIRECTORY:
                 del self.durable[path]
-        self.live, self.pending, self.temporary = dict(self.durable), {}, {}
+        self.beside_live = {
+            key: held
+            for key, now in self.beside_live.items()
+            if (held := self.swaps[key][1] if key in undone else now) is not None and held[1]
+        }
+        self.live, self.pending, self.swaps = dict(self.durable), {}, {}
         self.blobs = {token: dict(blobs) for token, blobs in self.durable_blobs.items()}
         self.versions = list(self.durable_versions)
 
@@ -116,16 +129,16 @@ class SimulatedDisk:
         paths = None if paths is None else list(paths)
         if paths is None:
             self.durable, self.pending = dict(self.live), {}
-            self.temporary = {n: (p, c, True) for n, (p, c, _) in self.temporary.items()}
+            self.beside_live = {k: (c, True) for k, (c, _) in self.beside_live.items()}
+            self.swaps = {}
             self.durable_blobs = {token: dict(blobs) for token, blobs in self.blobs.items()}
             self.durable_versions = list(self.versions)
             return
         # A journal that has a file has the directories that were made before it.
         above = {p for path in paths for p in self.pending if path.startswith(f"{p}/")}
         for path in (*sorted(p for p in above if self.live.get(p, "") is DIRECTORY), *paths):
-            if path in self.temporary:
-                self.temporary[path] = (*self.temporary[path][:2], True)
-            elif self.pending.pop(path, None):
+            self.swaps = {k: v for k, v in self.swaps.items() if k[1] != path}
+            if self.pending.pop(path, None):
                 if path in self.live:
                     self.durable[path] = self.live[path]
                 else:
@@ -168,51 +181,76 @@ class SimulatedDisk:
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         self.effect()
 
-    def touched(self, path: str, seen: Entry | None) -> bool:
-        if path not in self.live:
-            return False
-        return not tree.same(entry(path, self.live[path]), seen)
-
-    def remove(self, old: Entry, new: Entry | None) -> None:
-        below = [p for p in self.live if p.startswith(f"{old.path}/")]
-        if self.live.get(old.path, "") is DIRECTORY and below:
-            if new is not None:
-                raise StageError("holds files")
-            return
-        self.put(old.path, None, there=False)
-        # As with `rename`: nobody writes between the look and the unlink(2) that follows it.
-        self.effect()
-
-    def prepare(self, entry: Entry, token: str) -> str | None:
+    def prepare(self, entry: Entry, token: str) -> None:
         self.effect()
         if entry.kind == "directory":
-            if self.live.get(entry.path, DIRECTORY) is not DIRECTORY:
-                raise StageError("a file is in the way")
-            self.put(entry.path, DIRECTORY)
-            return None
-        if entry.sha256 not in self.blobs.get(token, {}):
-            if self.scan()[entry.path].sha256 != entry.sha256:
-                raise StageError(f"the new content of {entry.path} is not there")
-            return None
-        name = f"temporary {next(self.numbers)}"
-        self.temporary[name] = (entry.path, self.blobs[token][entry.sha256], False)
-        return name
+            if entry.path not in self.live or self.live[entry.path] is not DIRECTORY:
+                self.beside_live[token, entry.path] = (DIRECTORY, False)
+        elif entry.sha256 in self.blobs.get(token, {}):
+            self.beside_live[token, entry.path] = (self.blobs[token][entry.sha256], False)
+        elif self.scan()[entry.path].sha256 != entry.sha256:
+            raise DiskError(f"the new content of {entry.path} is not there")
 
-    def rename(self, temporary: str, path: str) -> None:
-        _, content, settled = self.temporary.pop(temporary)
-        if path in self.live and self.live[path] is DIRECTORY:
-            raise IsADirectoryError(path)
-        self.put(path, content, torn=not settled)
+    def beside(self, token: str, path: str) -> Entry | None:
+        held = self.beside_live.get((token, path))
+        return None if held is None else entry(path, held[0])
+
+    def held(self, token: str, path: str) -> bool:
+        return False
+
+    def put(self, token: str, path: str) -> bool:
+        self.effect()
+        if (prepared := self.beside_live.pop((token, path), None)) is None:
+            return False
+        below = any(p.startswith(f"{path}/") for p in self.live)
+        if prepared[0] is not DIRECTORY and below:
+            raise DiskError("holds files")
+        self._swap(token, path, prepared)
+        return True
+
+    def take_away(self, token: str, path: str) -> None:
+        self.effect()
+        if path in self.live:
+            self._swap(token, path, None)
+
+    def _swap(self, token: str, path: str, prepared: tuple[Content, bool] | None) -> None:
+        was_there, displaced = path in self.live, self.live.get(path)
+        if prepared is None:
+            self.put_content(path, None, there=False)
+        else:
+            self.put_content(path, prepared[0], torn=not prepared[1])
+        if was_there:
+            self.beside_live[token, path] = (displaced, True)
+            self.swaps[token, path] = (len(self.pending[path]) - 1, prepared)
         self.effect()
 
-    def link(self, entry: Entry) -> None:
+    def link(self, token: str, entry: Entry) -> None:
         raise AssertionError("no hard links here")
+
+    def keep_beside(self, version: str, token: str, path: str) -> Manifest:
+        self.effect()
+        content = self.beside_live[token, path][0]
+        if content is not None:
+            self.versions.append(content)
+        return {path: entry(path, content)}
+
+    def forget(self, token: str, path: str) -> None:
+        if (token, path) in self.beside_live:
+            self.effect()
+            del self.beside_live[token, path]
+            self.swaps.pop((token, path), None)
+
+    def remove_directory(self, path: str) -> None:
+        self.effect()
+        if not any(p.startswith(f"{path}/") for p in self.live):
+            self.put_content(path, None, there=False)
 
     def dress(self, entry: Entry) -> None:
         self.effect()
 
-    def sweep(self) -> None:
-        self.temporary.clear()
+    def sweep(self, spared: Iterable[tuple[str, str]]) -> None:
+        kept = set(spared)
+        self.beside_live = {k: v for k, v in self.beside_live.items() if k in kept}
 
 
 @dataclass
@@ -250,7 +288,7 @@ class Wire:
         except Killed:
             self.world.died(self.there)
             raise GoneError from None
-        except (StageError, KeyError, ValueError, OSError) as error:
+        except (StageError, DiskError, KeyError, ValueError, OSError) as error:
             raise GoneError(str(error)) from error
         if fails:
             raise GoneError
@@ -392,16 +430,16 @@ class World:
         if kind == "directory":
             if path in live:
                 return
-            node.disk.put(path, DIRECTORY)
+            node.disk.put_content(path, DIRECTORY)
         elif kind == "file":
             if path in live and before is DIRECTORY:
                 return
-            node.disk.put(path, token)
+            node.disk.put_content(path, token)
             self.written.add(token)
         else:
             if path not in live or any(p.startswith(f"{path}/") for p in live):
                 return
-            node.disk.put(path, None, there=False)
+            node.disk.put_content(path, None, there=False)
         if before is not None:
             self.excused.add(before)
         node.unminted.add(token)
@@ -448,6 +486,7 @@ class World:
             for content in (
                 *node.disk.live.values(),
                 *node.disk.versions,
+                *(content for content, _ in node.disk.beside_live.values()),
                 *(
                     content
                     for token, blobs in node.disk.blobs.items()
@@ -464,7 +503,7 @@ class World:
             return act()
         except Killed:
             self.died(node)
-        except (GoneError, StageError, OSError):
+        except (GoneError, StageError, DiskError, OSError):
             pass
         return None
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from zclustermanager import durable
 from zclustermanager.sync import stage as stages
 from zclustermanager.sync import tree
 from zclustermanager.sync.disk import LocalDisk
@@ -125,7 +130,8 @@ def test_missing_content_touches_nothing(disk: Disk) -> None:
         stages.verify(local, stage, local.scan())
 
 
-EFFECTS = ("rename", "unlink", "mkdir", "rmdir", "chown", "link")
+EFFECTS = [(os, n) for n in ("rename", "unlink", "mkdir", "rmdir", "chown", "link")]
+EFFECTS += [(durable, "renameat2")]
 
 
 class Killed(BaseException):
@@ -140,8 +146,8 @@ def test_pass_killed_at_any_step_is_finished_afterwards(
     stages.verify(local, stage, local.scan())
     left = survived
     with monkeypatch.context() as patch:
-        for name in EFFECTS:
-            real = getattr(os, name)
+        for module, name in EFFECTS:
+            real = getattr(module, name)
 
             def step(*args: Any, _real: Any = real, **kwargs: Any) -> Any:
                 nonlocal left
@@ -150,7 +156,7 @@ def test_pass_killed_at_any_step_is_finished_afterwards(
                 left -= 1
                 return _real(*args, **kwargs)
 
-            patch.setattr(os, name, step)
+            patch.setattr(module, name, step)
         with contextlib.suppress(Killed):
             stages.begin(local, stage, local.scan())
             stages.redo(local, stage)
@@ -172,22 +178,187 @@ def test_edit_after_a_killed_pass_is_a_change_of_its_own(disk: Disk) -> None:
     assert (here / "added/deep.cfg").read_text() == "three"
 
 
-def test_edit_in_the_moment_of_the_rename_is_kept(
+Arrange = Callable[[Callable[[str], None]], None]
+
+
+@pytest.fixture
+def before_each_exchange(monkeypatch: pytest.MonkeyPatch) -> Arrange:
+    """Have something happen after the last look and before a live path is exchanged."""
+
+    def arrange(act: Callable[[str], None]) -> None:
+        for module, name in ((durable, "renameat2"), (os, "rename")):
+            real = getattr(module, name)
+
+            def step(source: str, target: str, *flags: int, _real: Any = real) -> None:
+                live = str(target) if ".zcluster-" in str(source) else str(source)
+                if "/root/" in live and "/versions/" not in live:
+                    act(live)
+                _real(source, target, *flags)
+
+            monkeypatch.setattr(module, name, step)
+
+    return arrange
+
+
+@pytest.mark.parametrize("name", ["conf.d/a.cfg", "hard", "link", "added", "goes"])
+def test_edit_in_the_moment_of_the_exchange_is_kept(
+    disk: Disk, before_each_exchange: Arrange, name: str
+) -> None:
+    """A file, a hard link, a link that becomes a file, a new directory, a file that goes."""
+
+    def change(root: Path) -> None:
+        everything(root)
+        (here_too := root.parents[1] / "n2/root/goes").write_text("to be removed")
+        assert here_too.exists()
+
+    here, local, stage = staged(disk, change)
+    stage_paths = []
+
+    def edit(path: str) -> None:
+        if path == f"{here}/{name}" and not stage_paths:
+            stage_paths.append(path)
+            Path(path).unlink(missing_ok=True)
+            Path(path).write_text("in between")
+
+    before_each_exchange(edit)
+    arrive(local, stage)
+    assert stage_paths
+    assert tree.digest(local.scan()) == stage.generation.digest
+    kept = [p.read_text() for p in local.store.versions.rglob(Path(name).name) if p.is_file()]
+    assert "in between" in kept
+    late = next(p for p in local.store.versions.iterdir() if p.name.endswith("late"))
+    (entry,) = json.loads((late / ".replaced.json").read_text())["replaced"]
+    assert entry["path"] == f"{here}/{name}"
+    assert entry["sha256"] == hashlib.sha256(b"in between").hexdigest()
+
+
+def test_every_late_edit_of_a_pass_is_in_its_version(
+    disk: Disk, before_each_exchange: Arrange
+) -> None:
+    here, local, stage = staged(disk, everything)
+
+    def edit(path: str) -> None:
+        if path.endswith((".cfg", "/link")) and Path(path).exists():
+            Path(path).unlink()
+            Path(path).write_text(f"late {Path(path).name}")
+
+    before_each_exchange(edit)
+    arrive(local, stage)
+    late = next(p for p in local.store.versions.iterdir() if p.name.endswith("late"))
+    record = json.loads((late / ".replaced.json").read_text())["replaced"]
+    assert [e["path"] for e in record] == [f"{here}/conf.d/a.cfg", f"{here}/link"]
+
+
+def test_what_a_program_that_has_the_old_file_open_writes_is_kept(disk: Disk) -> None:
+    here, local, stage = staged(disk, everything)
+    with (here / "conf.d/a.cfg").open("a") as writer:
+        arrive(local, stage)
+        writer.write(", and more")
+    kept = [p.read_text() for p in local.store.versions.rglob("a.cfg")]
+    assert "one, and more" in kept
+
+
+def test_writer_in_a_tight_loop_loses_nothing_in_any_pass(disk: Disk) -> None:
+    here, store, scanner = disk("n2")
+    local = LocalDisk(store, scanner)
+    path, written, stop = here / "busy", [0], threading.Event()
+    path.write_text("0")
+
+    def write() -> None:
+        while not stop.is_set():
+            new = path.with_name("busy.new")
+            new.write_text(str(written[0] + 1))
+            new.rename(path)
+            written[0] += 1
+
+    excluding = Scanner([str(here)], ["*.new"])
+    local = LocalDisk(store, excluding)
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        seen: set[str] = set()
+        for number in range(30):
+            live = excluding.scan()
+            content = f"sent {number}"
+            sha256 = hashlib.sha256(content.encode()).hexdigest()
+            entry = replace(live[str(path)], sha256=sha256, size=len(content))
+            target = {**live, str(path): entry}
+            generation = Generation(f"{number:032x}", (), tree.digest(target))
+            stage = stages.create(local, f"{number:032x}", generation, target)
+            (local.blobs(stage.token) / sha256).write_text(content)
+            before = written[0]
+            arrive(local, stage)
+            texts = {p.read_text() for p in [*store.versions.rglob("busy"), path]}
+            # What was there when the new was put is kept; later writes replaced what was put.
+            numbers = {int(t) for t in texts if t.isdigit()}
+            assert max(numbers, default=0) >= before
+            seen |= texts
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_power_that_fails_between_exchange_and_keeping_loses_nothing(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, local, stage = staged(disk, everything)
-    prepare = local.prepare
+    stages.verify(local, stage, local.scan())
+    stages.begin(local, stage, local.scan())
+    put = local.put
 
-    def edited(entry: tree.Entry, token: str) -> str | None:
-        if entry.path.endswith("a.cfg"):
-            Path(entry.path).write_text("in between")
-        return prepare(entry, token)
+    def killed(token: str, path: str) -> bool:
+        if path.endswith("a.cfg"):
+            Path(path).write_text("in between")
+            put(token, path)
+            raise Killed
+        return put(token, path)
 
-    monkeypatch.setattr(local, "prepare", edited)
-    arrive(local, stage)
+    monkeypatch.setattr(local, "put", killed)
+    with contextlib.suppress(Killed):
+        stages.redo(local, stage, begun_now=True)
+    again = LocalDisk(local.store, Scanner(local.scanner.roots, []))
+    stages.recover(again)
     assert (here / "conf.d/a.cfg").read_text() == "two"
-    kept = [p.read_text() for p in local.store.versions.rglob("a.cfg")]
-    assert sorted(kept) == ["in between", "one"]
+    assert "in between" in [p.read_text() for p in local.store.versions.rglob("a.cfg")]
+    assert not [p for r in local.scanner.roots for p in Path(r).parent.rglob(".zcluster-*")]
+
+
+def test_disk_without_room_for_the_new_removes_nothing(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, local, stage = staged(disk, everything)
+    before = tree.digest(local.scan())
+    stages.verify(local, stage, local.scan())
+    make = local.make
+
+    def full(entry: tree.Entry, contents: Path, token: str) -> None:
+        if entry.path.endswith("deep.cfg"):
+            raise OSError(errno.ENOSPC, "No space left on device", entry.path)
+        make(entry, contents, token)
+
+    monkeypatch.setattr(local, "make", full)
+    with pytest.raises(OSError, match="No space left"):
+        stages.begin(local, stage, local.scan())
+    assert tree.digest(local.scan()) == before
+    assert local.tokens() == []
+    assert not list(here.parent.rglob(".zcluster-*"))
+
+
+def test_file_system_that_cannot_exchange_names_is_served_as_well(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = durable.renameat2
+
+    def renameat2(source: str, target: str, flags: int) -> None:
+        if flags == durable.EXCHANGE and os.path.lexists(target):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(source, target, flags)
+
+    monkeypatch.setattr(durable, "renameat2", renameat2)
+    here, local, stage = staged(disk, everything)
+    arrive(local, stage)
+    assert tree.digest(local.scan()) == stage.generation.digest
+    assert not list(here.parent.rglob(".zcluster-*"))
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -205,26 +376,27 @@ def test_nothing_gets_its_name_before_it_is_durable(disk: Disk, tmp_path: Path) 
     stages.verify(local, stage, local.scan())
     shipped = Path(stages.__file__).parents[2]
     trace = tmp_path / "trace"
-    calls = "trace=openat,close,fsync,syncfs,rename,renameat,renameat2"
+    calls = "trace=openat,fsync,syncfs,link,linkat,rename,renameat,renameat2"
     state, run = local.store.state, local.store.runtime
     subprocess.run(
         ["strace", "-f", "-y", "-e", calls, "-o", trace, sys.executable, "-c", program]
         + [str(p) for p in (shipped, here, state, run)],
         check=True,
     )
-    synced: set[str] = set()
+    not_yet: set[str] = set()
     renamed = []
     for line in trace.read_text().splitlines():
-        if found := re.search(r"fsync\(\d+<([^>]*)>\)\s+= 0", line):
-            synced.add(found[1])
+        if found := re.search(r'openat\(.*"([^"]*\.zcluster-[^"]+)", [^,]*O_CREAT', line):
+            not_yet.add(found[1])
+        elif found := re.search(r"fsync\(\d+<([^>]*)>\)\s+= 0", line):
+            not_yet.discard(found[1])
         elif "syncfs(" in line and line.endswith("= 0"):
-            synced.add("everything")
+            not_yet.clear()
         elif found := re.search(r'rename\w*\(.*?"([^"]+)".*?"([^"]+)"', line):
             renamed.append(found[2])
-            # A hard link is one more name of a file that has a durable one.
-            if str(here) in found[2] and ".zcluster-" in found[1] and "hard" not in found[2]:
-                assert found[1] in synced, f"renamed before it was durable: {line}"
-                assert any("versions" in p for p in renamed) or "everything" in synced
+            if str(here) in found[2] and ".zcluster-" in found[1]:
+                assert found[1] not in not_yet, f"renamed before it was durable: {line}"
+                assert any("versions" in p for p in renamed)
     assert [p for p in renamed if p.startswith(str(here))]
     assert (here / "conf.d/a.cfg").read_text() == "two"
 

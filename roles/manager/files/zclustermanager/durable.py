@@ -28,17 +28,32 @@ def sync_filesystems(paths: Iterable[Path]) -> None:
 
     For many files at once: an fsync(2) for each would cost a journal commit for each.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     done: set[int] = set()
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             device = os.fstat(descriptor).st_dev
-            if device not in done and libc.syncfs(descriptor) != 0:
+            if device not in done and _libc.syncfs(descriptor) != 0:
                 raise OSError(ctypes.get_errno(), f"{path} cannot be made durable")
             done.add(device)
         finally:
             os.close(descriptor)
+
+
+# renameat2(2), which Python lacks; its two flags.
+NOREPLACE, EXCHANGE = 1, 2
+_AT_FDCWD = -100
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def renameat2(source: str, target: str, flags: int) -> None:
+    """Rename without replacing anything, or exchange two names, in one step."""
+    done = _libc.renameat2(
+        _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags)
+    )
+    if done != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), source, None, target)
 
 
 def write(path: Path, content: bytes, mode: int = 0o600) -> None:

@@ -7,11 +7,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import hashlib
 import os
+import re
 import shutil
+import signal
 import stat
-import uuid
+import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +29,9 @@ from .tree import Entry, Manifest, Scanner
 
 # So many files are made durable one by one; above that the whole file system is cheaper.
 FEW = 64
+# Seconds for a program to end what it writes to a file that was replaced under its hands.
+LAST_WORDS = 1.0
+OURS = re.compile(rf"{re.escape(tree.TEMPORARY_PREFIX)}[0-9a-f]{{32}}-?")
 
 
 class DiskError(Exception):
@@ -77,26 +86,38 @@ class Disk(Protocol):
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         """Note what a version is about."""
 
-    def touched(self, path: str, seen: Entry | None) -> bool:
-        """True when a path is not any more what the last scan saw there."""
+    def prepare(self, entry: Entry, token: str) -> None:
+        """Make what is new beside the live path, under the name that this pass has for it."""
 
-    def remove(self, old: Entry, new: Entry | None) -> None:
-        """Take a live path away; a directory only when it is empty."""
+    def beside(self, token: str, path: str) -> Entry | None:
+        """What is under that name: the new before `put`, what it replaced afterwards."""
 
-    def prepare(self, entry: Entry, token: str) -> str | None:
-        """Make the new file beside the live one; its name, or None when it is in place already."""
+    def held(self, token: str, path: str) -> bool:
+        """True while somebody still writes to what is under that name."""
 
-    def rename(self, temporary: str, path: str) -> None:
-        """Give the new file its name."""
+    def put(self, token: str, path: str) -> bool:
+        """Exchange what was prepared with what is live; False when nothing was prepared."""
 
-    def link(self, entry: Entry) -> None:
-        """Make a hard link."""
+    def take_away(self, token: str, path: str) -> None:
+        """Move what is live under that name."""
+
+    def link(self, token: str, entry: Entry) -> None:
+        """Prepare a hard link."""
+
+    def keep_beside(self, version: str, token: str, path: str) -> Manifest:
+        """Bring what is under that name into a version."""
+
+    def forget(self, token: str, path: str) -> None:
+        """Remove what is under that name."""
+
+    def remove_directory(self, path: str) -> None:
+        """Take an empty directory away; one that holds something stays."""
 
     def dress(self, entry: Entry) -> None:
         """Owner, mode, attributes, times."""
 
-    def sweep(self) -> None:
-        """Remove what a killed transaction left beside live files."""
+    def sweep(self, spared: Iterable[tuple[str, str]]) -> None:
+        """Remove what a killed pass left beside live files, but for these passes and paths."""
 
 
 class LocalDisk:
@@ -192,9 +213,7 @@ class LocalDisk:
         copy = self.store.versions / version / entry.path.lstrip("/")
         copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.suppress(FileNotFoundError):
-            shutil.copy2(entry.path, copy, follow_symlinks=False)
-            info = os.lstat(entry.path)
-            os.chown(copy, info.st_uid, info.st_gid, follow_symlinks=False)
+            self._copy(entry.path, copy)
 
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         """Beside the copies."""
@@ -203,85 +222,192 @@ class LocalDisk:
             {"replaced": tree.dump(replaced), "added": added},
         )
 
-    def touched(self, path: str, seen: Entry | None) -> bool:
-        """By inode, size and ctime; then by content."""
-        return self.scanner.touched(path, seen)
-
-    def remove(self, old: Entry, new: Entry | None) -> None:
-        """A directory that still holds something stays, unless a file must take its place."""
-        with contextlib.suppress(FileNotFoundError):
-            if old.kind != "directory":
-                os.unlink(old.path)
-                return
-            try:
-                os.rmdir(old.path)
-            except OSError as error:
-                if new is not None:
-                    raise DiskError(
-                        f"{old.path} must become a {new.kind} but holds files of this node"
-                    ) from error
-                # What is left in it is this node's own, or was written a moment ago.
-
-    def prepare(self, entry: Entry, token: str) -> str | None:
+    def prepare(self, entry: Entry, token: str) -> None:
         """From what arrived in the stage."""
-        return self.make(entry, self.blobs(token))
+        self.make(entry, self.blobs(token), token)
 
-    def make(self, entry: Entry, contents: Path) -> str | None:
-        """In the same directory, so that a rename is enough."""
-        parent = os.path.dirname(entry.path)
-        os.makedirs(parent, exist_ok=True)
+    def make(self, entry: Entry, contents: Path, token: str) -> None:
+        """On the same file system, so that a rename is enough."""
+        new = self._beside(token, entry.path)
+        os.makedirs(os.path.dirname(new), exist_ok=True)
         if entry.kind == "directory":
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(entry.path, 0o700)
-            return None
-        blob = contents / entry.sha256
-        if entry.kind == "file" and not blob.exists():
-            # Nothing came for what has the right content: only then are owner and mode enough.
-            if tree.digest_file(entry.path)[0] != entry.sha256:
-                raise DiskError(f"the new content of {entry.path} is not there")
-            self.dress(entry)
-            return None
-        temporary = _temporary(parent)
-        if entry.kind == "symlink":
-            os.symlink(entry.target, temporary)
+            if os.path.isdir(entry.path) and not os.path.islink(entry.path):
+                return
+            os.mkdir(new, 0o700)
+        elif entry.kind == "symlink":
+            os.symlink(entry.target, new)
         else:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            blob = contents / entry.sha256
+            if not blob.exists():
+                # Nothing came for what has the right content: owner and mode are enough.
+                if tree.digest_file(entry.path)[0] != entry.sha256:
+                    raise DiskError(f"the new content of {entry.path} is not there")
+                return
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with blob.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
-        tree.dress(temporary, entry)
-        return temporary
+        tree.dress(new, entry)
 
-    def rename(self, temporary: str, path: str) -> None:
-        """In one step: readers see the old file or the new one."""
-        os.rename(temporary, path)
+    def beside(self, token: str, path: str) -> Entry | None:
+        """By its content, for a rename changes the rest."""
+        name = self._beside(token, path)
+        try:
+            found = self.scanner.look(name)
+        except tree.UnstableError:
+            found = Entry(name, "file", 0, "", "")  # no content: it is what nobody has seen
+        return None if found is None else replace(found, path=path)
 
-    def link(self, entry: Entry) -> None:
-        """Beside, then renamed."""
-        temporary = _temporary(os.path.dirname(entry.path))
-        os.link(entry.link, temporary, follow_symlinks=False)
-        os.rename(temporary, entry.path)
-        # rename(2) does nothing when both names are the same file already: the spare name stays.
+    def held(self, token: str, path: str) -> bool:
+        """A lease to read is not given while a file is open for writing (fcntl(2))."""
+        name = self._beside(token, path)
+        try:
+            if os.path.isdir(name) and not os.path.islink(name):
+                return any(os.scandir(name))
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return False
+        try:
+            # Whoever opens it now, by another hard link, breaks the lease with a signal.
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except OSError as error:
+            return error.errno == errno.EAGAIN
+        finally:
+            os.close(descriptor)
+        return False
+
+    def put(self, token: str, path: str) -> bool:
+        """In one step: readers see the old or the new, and no write falls between the two."""
+        new = self._beside(token, path)
+        if not os.path.lexists(new):
+            return False
+        if not os.path.isdir(new) or os.path.islink(new):
+            self._must_be_empty(path)
+        while True:
+            try:
+                return self._exchange(new, path)
+            except FileNotFoundError:
+                pass
+            with contextlib.suppress(FileExistsError):
+                durable.renameat2(new, path, durable.NOREPLACE)
+                return True
+
+    @staticmethod
+    def _must_be_empty(path: str) -> None:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if not os.path.islink(path) and any(os.scandir(path)):
+                raise DiskError(f"{path} must become a file but holds files of this node")
+
+    @staticmethod
+    def _exchange(new: str, path: str) -> bool:
+        try:
+            durable.renameat2(new, path, durable.EXCHANGE)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
+                raise
+            # A file system that cannot: what is live gets a second name first.
+            if os.path.isdir(path) and not os.path.islink(path):
+                os.rmdir(path)
+                os.rename(new, path)
+                return True
+            os.link(path, f"{new}-", follow_symlinks=False)
+            if os.path.isdir(new) and not os.path.islink(new):
+                os.unlink(path)
+            os.rename(new, path)
+            os.rename(f"{new}-", new)
+        return True
+
+    def take_away(self, token: str, path: str) -> None:
+        """Whoever looks for it now finds nothing; who has it open can be waited for."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+            os.rename(path, self._beside(token, path))
+
+    def link(self, token: str, entry: Entry) -> None:
+        """One more name of a file that is in place."""
+        self.forget(token, entry.path)
+        os.link(entry.link, self._beside(token, entry.path), follow_symlinks=False)
+
+    def keep_beside(self, version: str, token: str, path: str) -> Manifest:
+        """Renamed where that is possible: who still writes to it then writes to what is kept."""
+        name, copy = self._beside(token, path), self.store.versions / version / path.lstrip("/")
+        copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            os.rename(name, copy)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            deadline = time.monotonic() + LAST_WORDS
+            while self.held(token, path) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if os.path.isdir(name) and not os.path.islink(name):
+                shutil.copytree(name, copy, symlinks=True, dirs_exist_ok=True)
+            else:
+                self._copy(name, copy)
+        kept = Scanner([str(copy)], []).scan()
+        here = str(copy).removesuffix(path)
+        return {p: replace(e, path=p, link="") for q, e in kept.items() if (p := q[len(here) :])}
+
+    @staticmethod
+    def _copy(path: str, copy: Path) -> None:
+        shutil.copy2(path, copy, follow_symlinks=False)
+        info = os.lstat(path)
+        os.chown(copy, info.st_uid, info.st_gid, follow_symlinks=False)
+
+    def forget(self, token: str, path: str) -> None:
+        """It is the new that was not put, or the old that is kept."""
+        name = self._beside(token, path)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.isdir(name) and not os.path.islink(name):
+                shutil.rmtree(name)
+            else:
+                os.unlink(name)
+
+    def remove_directory(self, path: str) -> None:
+        """What is left in it is this node's own, or was written a moment ago."""
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
 
     def dress(self, entry: Entry) -> None:
         """See `tree.dress`."""
         tree.dress(entry.path, entry)
 
-    def sweep(self) -> None:
+    def sweep(self, spared: Iterable[tuple[str, str]]) -> None:
         """It may be a copy of a key."""
+        names = {self._beside(token, path) for token, path in spared}
         for root in self.scanner.roots:
-            for directory, _, names in os.walk(root):
-                for name in names:
-                    if name.startswith(tree.TEMPORARY_PREFIX):
-                        os.unlink(os.path.join(directory, name))
-        for root in self.scanner.roots:
-            with contextlib.suppress(OSError), os.scandir(os.path.dirname(root)) as entries:
-                for entry in entries:
-                    if entry.name.startswith(tree.TEMPORARY_PREFIX):
-                        os.unlink(entry.path)
+            directories = [os.path.dirname(root), *(path for path, _, _ in os.walk(root))]
+            for directory in directories:
+                with contextlib.suppress(OSError), os.scandir(directory) as entries:
+                    for entry in entries:
+                        if OURS.fullmatch(entry.name) and entry.path not in names:
+                            if entry.is_dir(follow_symlinks=False):
+                                shutil.rmtree(entry.path)
+                            else:
+                                os.unlink(entry.path)
 
+    def _beside(self, token: str, path: str) -> str:
+        """The pass's name for a path: the same after a crash, in the nearest directory there is.
 
-def _temporary(directory: str) -> str:
-    """A name that neither a scan nor a program that reads a conf.d takes for its own."""
-    return os.path.join(directory, f"{tree.TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+        Neither a scan nor a program that reads a conf.d takes it for its own.
+        """
+        mark = hashlib.sha256(f"{token} {path}".encode("utf-8", "surrogateescape")).hexdigest()
+        name = f"{tree.TEMPORARY_PREFIX}{mark[:32]}"
+        above = self._above(path)
+        return next(
+            (found for d in above if os.path.lexists(found := os.path.join(d, name))),
+            os.path.join(above[-1], name),
+        )
+
+    def _above(self, path: str) -> list[str]:
+        """The directory of the root of a path, then each real directory on the way to it."""
+        inside = (r for r in self.scanner.roots if path == r or path.startswith(f"{r}/"))
+        root = next(inside, path)
+        above = [os.path.dirname(root)]
+        step = root
+        for part in (*path[len(root) + 1 :].split("/"), ""):
+            if step == path or os.path.islink(step) or not os.path.isdir(step):
+                break
+            above.append(step)
+            step = os.path.join(step, part)
+        return above

@@ -27,7 +27,7 @@ from .disk import DiskError, LocalDisk
 from .farend import FarEnd
 from .generation import Relation
 from .replica import Replica
-from .stage import StageError
+from .stage import Late, StageError, bring
 from .store import RECORD, Store, new_id
 from .tree import Entry, Manifest
 
@@ -240,16 +240,16 @@ def _write(
     for entry in replaced.values():
         disk.keep(version, entry)
     disk.record(version, replaced, [p for p in paths if p not in live])
-    disk.settle()
-    for path in paths:
-        entry = Entry(**{**vars(entries[path]), "link": ""})
-        if path in live and live[path].kind != entry.kind:
-            disk.remove(live[path], entry)
-        if (temporary := disk.make(entry, contents)) is not None:
-            disk.settle([temporary])
-            disk.rename(temporary, path)
-        disk.dress(entry)
-    disk.settle(paths)
+    token = uuid.uuid4().hex
+    target = {p: Entry(**{**vars(e), "link": ""}) for p, e in (live | entries).items()}
+    try:
+        for path in paths:
+            disk.make(target[path], contents, token)
+        disk.settle()
+        bring(disk, token, paths, live, target, Late(disk, token))
+    finally:
+        for path in paths:
+            disk.forget(token, path)
 
 
 def resolve(cluster: Cluster, asked: Asked) -> dict[str, Any]:

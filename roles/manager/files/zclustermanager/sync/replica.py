@@ -164,7 +164,7 @@ class Replica:
 
     def _apply(self, stage: stages.Stage, live: Manifest) -> list[str]:
         stages.begin(self.disk, stage, live)
-        changed = stages.redo(self.disk, stage)
+        changed = stages.redo(self.disk, stage, begun_now=True)
         stages.finish(self.disk, stage)
         return changed
 

@@ -11,13 +11,14 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import durable
 from . import generation as generations
 from . import tree
-from .disk import Disk
+from .disk import Disk, DiskError
 from .generation import Answer, Generation
 from .store import RECORD, Store
 from .tree import Entry, Manifest, Scanner
@@ -133,23 +134,40 @@ def verify(disk: Disk, stage: Stage, live: Manifest) -> None:
 
 
 def begin(disk: Disk, stage: Stage, live: Manifest) -> None:
-    """Keep what will be replaced, then note durably what this pass is about: the redo log.
+    """Keep what will be replaced, make what is new, then note durably what this pass is about.
 
-    From here on only `redo` helps. Call it with the lock held and `live` just scanned and judged.
+    From here on only `redo` helps; what a disk cannot take is found before, and nothing is begun.
+    Call it with the lock held and `live` just scanned and judged.
     """
     paths = tree.differing(live, stage.target)
-    if paths:
-        version = disk.version(stage.generation.id or "none")
-        replaced = {path: live[path] for path in paths if path in live}
-        for entry in replaced.values():
-            disk.keep(version, entry)
-        disk.record(version, replaced, [path for path in paths if path not in live])
-        disk.settle()
-    disk.mark(
-        stage.token,
-        "applying",
-        {"paths": paths, "old": tree.dump({p: live[p] for p in paths if p in live})},
-    )
+    try:
+        if paths:
+            version = disk.version(stage.generation.id or "none")
+            replaced = {path: live[path] for path in paths if path in live}
+            for entry in replaced.values():
+                disk.keep(version, entry)
+            disk.record(version, replaced, [path for path in paths if path not in live])
+            _prepare(disk, stage, paths)
+            disk.settle()
+        _log(disk, stage, paths, live)
+    except (OSError, DiskError):
+        disk.drop(stage.token)
+        _sweep(disk)
+        raise
+
+
+def _prepare(disk: Disk, stage: Stage, paths: list[str]) -> None:
+    for path in paths:
+        entry = stage.target.get(path)
+        if entry is not None and not entry.link:
+            disk.prepare(entry, stage.token)
+
+
+def _log(disk: Disk, stage: Stage, paths: Iterable[str], old: Manifest) -> None:
+    """What a crash needs to know: the paths, and what is about to be replaced there."""
+    paths = sorted(paths)
+    was = tree.dump({p: old[p] for p in paths if p in old})
+    disk.mark(stage.token, "applying", {"paths": paths, "old": was})
 
 
 def later(found: Entry | None, old: Entry | None, new: Entry | None) -> bool:
@@ -161,47 +179,104 @@ def later(found: Entry | None, old: Entry | None, new: Entry | None) -> bool:
     return found is not None and (found.kind, found.sha256, found.target) not in contents
 
 
-def redo(disk: Disk, stage: Stage) -> list[str]:
-    """Bring every path of the redo log to its new state; returns the paths. Can be repeated."""
+def redo(disk: Disk, stage: Stage, *, begun_now: bool = False) -> list[str]:
+    """Bring every path of the redo log to its new state; returns the paths. Can be repeated.
+
+    begun_now: `begin` prepared everything a moment ago; else it is looked at again.
+    """
     log = disk.marked(stage.token, "applying")
-    old, target, live = tree.undump(log["old"]), stage.target, disk.scan()
+    old, target = tree.undump(log["old"]), stage.target
+    late = Late(disk, stage.token)
+    if not begun_now:
+        for path in log["paths"]:
+            late.let_go(path, old.get(path), target.get(path), spare=target.get(path))
+    live = disk.scan()
     mine = {p for p in log["paths"] if not later(live.get(p), old.get(p), target.get(p))}
     mine -= {p for p in mine if _blocked(p, live, mine)}
     paths = sorted(p for p in mine if not tree.same(live.get(p), target.get(p)))
-    late = ""
-    for path in _in_the_way(paths, live, target, log["paths"]):
-        late = late or disk.version("late")
-        disk.keep(late, live[path])
-        disk.record(late, {p: live[p] for p in _in_the_way(paths, live, target, log["paths"])}, [])
+    if extra := _in_the_way(paths, live, target, log["paths"]):
+        late.keep_live([live[path] for path in extra])
+        paths, old = sorted({*paths, *extra}), old | {p: live[p] for p in extra}
+        _log(disk, stage, {*log["paths"], *extra}, old)
+    if not begun_now:
+        _prepare(disk, stage, [p for p in paths if disk.beside(stage.token, p) is None])
         disk.settle()
-        disk.remove(live[path], None)
+    bring(disk, stage.token, paths, live, target, late)
+    for path in log["paths"]:
+        disk.forget(stage.token, path)
+    return list(log["paths"])
+
+
+def bring(
+    disk: Disk, token: str, paths: list[str], live: Manifest, target: Manifest, late: Late
+) -> None:
+    """Give paths their new state, from what was prepared and is durable; then make that durable.
+
+    Whatever stands at a path in the moment of the exchange is looked at once it is out of the way:
+    what is not what `live` says was written since, and is kept.
+    """
     for path in sorted(paths, reverse=True):
-        there, new = live.get(path), target.get(path)
-        if there and (new is None or new.kind != there.kind):
-            late = _save_late(disk, path, there, late)
-            disk.remove(there, new)
-    prepared = [
-        (temporary, path)
-        for path in paths
-        if (entry := target.get(path)) is not None and not entry.link
-        if (temporary := disk.prepare(entry, stage.token)) is not None
-    ]
-    # Durable before it gets its name: after a crash a name has old content or new, never none.
-    disk.settle([temporary for temporary, _ in prepared])
-    for temporary, path in prepared:
-        there, new = live.get(path), target[path]
-        if there is None or there.kind == new.kind:
-            late = _save_late(disk, path, there, late)
-        disk.rename(temporary, path)
+        if path in live and path not in target:
+            if live[path].kind == "directory":
+                disk.remove_directory(path)
+            else:
+                disk.take_away(token, path)
+                late.let_go(path, live[path], None)
+    for path in paths:
+        entry = target.get(path)
+        if entry is None or entry.link:
+            continue
+        if disk.put(token, path):
+            late.let_go(path, live.get(path), entry)
+        elif entry.kind != "directory":
+            disk.dress(entry)
     for path in paths:
         if (entry := target.get(path)) is not None and entry.link:
-            disk.link(entry)
+            disk.link(token, entry)
+            disk.put(token, path)
+            late.let_go(path, live.get(path), entry)
     for path in sorted(paths, reverse=True):
         entry = target.get(path)
         if entry is not None and entry.kind == "directory":
             disk.dress(entry)
     disk.settle(paths)
-    return list(log["paths"])
+
+
+class Late:
+    """What somebody wrote between the last look and the exchange: kept, in one version."""
+
+    def __init__(self, disk: Disk, token: str) -> None:
+        self.disk = disk
+        self.token = token
+        self.version = ""
+        self.kept: Manifest = {}
+
+    def let_go(
+        self, path: str, seen: Entry | None, new: Entry | None, spare: Entry | None = None
+    ) -> None:
+        """Forget what stood at a path, if it is what was seen there; `spare`: not put yet."""
+        found = self.disk.beside(self.token, path)
+        if found is None or (spare is not None and not later(found, spare, spare)):
+            return
+        if later(found, seen, new) or self.disk.held(self.token, path):
+            self._keep(lambda version: self.disk.keep_beside(version, self.token, path))
+        self.disk.forget(self.token, path)
+
+    def keep_live(self, entries: list[Entry]) -> None:
+        """Keep what is about to be taken away and has no place in the new tree."""
+
+        def copy(version: str) -> Manifest:
+            for entry in entries:
+                self.disk.keep(version, entry)
+            return {entry.path: entry for entry in entries}
+
+        self._keep(copy)
+
+    def _keep(self, bring: Callable[[str], Manifest]) -> None:
+        self.version = self.version or self.disk.version("late")
+        self.kept |= bring(self.version)
+        self.disk.record(self.version, self.kept, [])
+        self.disk.settle()
 
 
 def _blocked(path: str, live: Manifest, mine: set[str]) -> bool:
@@ -230,18 +305,6 @@ def _in_the_way(paths: list[str], live: Manifest, target: Manifest, log: list[st
     )
 
 
-def _save_late(disk: Disk, path: str, seen: Entry | None, version: str) -> str:
-    """Keep what somebody wrote between the look and the rename, in a version of its own."""
-    if not disk.touched(path, seen):
-        return version
-    version = version or disk.version("late")
-    entry = seen or Entry(path, "file", 0, "", "")
-    disk.keep(version, entry)
-    disk.record(version, {path: entry}, [])
-    disk.settle()
-    return version
-
-
 def finish(disk: Disk, stage: Stage) -> None:
     """Adopt the applied generation, then forget the stage, which is the redo log until then."""
     disk.save(generations.adopt(disk.generation(), stage.generation))
@@ -257,22 +320,32 @@ def recover(disk: Disk) -> list[str]:
     changed: list[str] = []
     tokens = disk.tokens()
     if tokens:
-        disk.sweep()
+        _sweep(disk)
     for token in tokens:
         if disk.marked(token, "complete") is None:
             disk.drop(token)
             continue
         stage = load(disk, token)
-        if disk.marked(token, "applying") is None:
+        begun = disk.marked(token, "applying") is not None
+        if not begun:
             mine = disk.generation()
             answer = generations.judge(mine, stage.generation, i_am_master=mine.term)
             if stage.pulled or answer not in FINISHED:
                 disk.drop(token)
                 continue
-            begin(disk, stage, disk.scan())
-        changed += redo(disk, stage)
+            try:
+                begin(disk, stage, disk.scan())
+            except (OSError, DiskError):
+                continue  # dropped; the next pass says why
+        changed += redo(disk, stage, begun_now=not begun)
         finish(disk, stage)
     return changed
+
+
+def _sweep(disk: Disk) -> None:
+    """Remove what was prepared and not begun; what a begun pass moved aside is all there is."""
+    logs = {token: disk.marked(token, "applying") for token in disk.tokens()}
+    disk.sweep((token, path) for token, log in logs.items() if log for path in log["paths"])
 
 
 def undo(store: Store) -> list[str]:

@@ -176,24 +176,15 @@ class Scanner:
         """One directory on each file system that the last scan came across."""
         return [path for path in self._devices.values() if os.path.isdir(path)]
 
-    def touched(self, path: str, seen: Entry | None) -> bool:
-        """True when a path is not any more what the last scan saw there."""
+    def look(self, path: str) -> Entry | None:
+        """What is at one path, read now; None for nothing, and for what is never synchronized."""
+        self._known.pop(path, None)
         try:
-            info = os.lstat(path)
+            return self._entry(path, {})
         except (FileNotFoundError, NotADirectoryError):
-            return False  # what is gone cannot be overwritten
-        if seen is None or seen.kind == "directory":
-            return not stat.S_ISDIR(info.st_mode)
-        if seen.kind == "symlink":
-            return not stat.S_ISLNK(info.st_mode) or os.readlink(path) != seen.target
-        if not stat.S_ISREG(info.st_mode):
-            return True
-        identity = (info.st_dev, info.st_ino, info.st_size, info.st_ctime_ns)
-        known = self._known.get(path)
-        if known and known == (identity, seen.sha256):
-            return False
-        # A hard link that went changes the ctime of those that stay.
-        return digest_file(path)[0] != seen.sha256
+            return None
+        finally:
+            self._known.pop(path, None)
 
     def _entry(self, path: str, inodes: dict[tuple[int, int], str]) -> Entry | None:
         info = os.lstat(path)
