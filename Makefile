@@ -133,6 +133,11 @@ bench-failover: lab-up ## What a failover costs, beside keepalived by hand (BENC
 		--http $(or $(BENCH_ROUNDS),20)
 	python bench/failover.py report
 
+.PHONY: bench-sync
+bench-sync: $(STAMP) ## What a change costs, beside lsyncd, rsync loops and unison (BENCH_ROUNDS=3)
+	$(SUDO) env "PATH=$$PATH" python bench/sync.py run --single $(or $(BENCH_ROUNDS),3)
+	python bench/sync.py report
+
 .PHONY: test-planned
 test-planned: lab-up ## All planned actions under live traffic, those that `make test` leaves out too
 	$(SUDO) env "PATH=$$PATH" $(PYTEST) $(PYTEST_ARGS) -m lab tests/lab/test_planned.py tests/lab/test_update.py

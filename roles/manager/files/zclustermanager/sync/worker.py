@@ -49,6 +49,7 @@ class SyncWorker(threading.Thread):
         self.result = Pass("pending", "not looked yet")
         self._told_by_peer: dict[str, Any] = {}
         self.passes = self.full_passes = 0
+        self.cpu_seconds = 0.0
         self.synced_at: float | None = None
         self.behind_since: float | None = time.monotonic()
         self._full = False
@@ -90,6 +91,7 @@ class SyncWorker(threading.Thread):
             "why": self.result.why,
             "passes": self.passes,
             "full_passes": self.full_passes,
+            "cpu_seconds": round(self.cpu_seconds, 3),
             "last_pass_age": None if self.synced_at is None else round(now - self.synced_at, 3),
             "lag": 0.0 if self.behind_since is None else round(now - self.behind_since, 3),
             "differing": list(self.result.differing[:MOST_NAMED]),
@@ -108,6 +110,7 @@ class SyncWorker(threading.Thread):
                 failures = 0 if self._once(watcher, full=full) else failures + 1
                 if full:
                     self.full_passes += 1
+                self.cpu_seconds = time.thread_time()
                 # A peer that does not take anything is not asked at each change.
                 patience = RETRY[min(failures, len(RETRY)) - 1] if failures else SLOW_PASS
                 self._sleep(watcher, patience, deaf=failures > 0)
