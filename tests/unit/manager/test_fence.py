@@ -2,10 +2,12 @@
 # When a keepalived that lives is ended, and what counts as a crash loop.
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from zclustermanager import fence, restarts, revision
+from zclustermanager import daemon, fence, restarts, revision
 from zclustermanager.fence import Fence
 from zclustermanager.settings import Cluster
 
@@ -73,3 +75,14 @@ def test_node_never_starts_keepalived_with_an_older_revision_while_the_peer_answ
     why = revision.refusal(replace(cluster, revision=3), theirs)
     assert bool(why) is stays_down
     assert not why or ("zcluster create" in why and "n2 has 4" in why)
+
+
+def test_events_are_read_where_keepalived_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "keepalived.fifo"
+    fifo = daemon.open_fifo(path)
+    assert not daemon.replaced(fifo, path)
+    path.unlink()
+    assert daemon.replaced(fifo, path)
+    os.mkfifo(path)
+    assert daemon.replaced(fifo, path)
+    os.close(fifo)

@@ -53,6 +53,47 @@ def test_cluster_that_synchronizes_nothing_needs_no_generation() -> None:
     assert readiness.reasons(replace(CAUGHT_UP, generation=None, synchronizes=False)) == ()
 
 
+def asked(looks: list[tuple[float, Look]]) -> list[tuple[float, str]]:
+    """When a standby with these looks asks for its peer's connections again, and why."""
+    mirror = readiness.Mirror()
+    return [(at, why) for at, seen in looks if (why := mirror.step(at, seen))]
+
+
+RESTARTED = replace(MASTER, conntrackd="another run")
+
+
+@pytest.mark.parametrize(
+    ("looks", "at", "words"),
+    [
+        ([(float(n), CAUGHT_UP) for n in range(100)], None, ""),
+        ([(0, CAUGHT_UP), (1, replace(CAUGHT_UP, peer=RESTARTED))], 1, "n2 was started anew"),
+        ([(0, CAUGHT_UP), (9, replace(CAUGHT_UP, peer=None)), (20, CAUGHT_UP)], 20, "not be asked"),
+        ([(float(n), replace(CAUGHT_UP, connections=700)) for n in range(7)], 5, "700 of 1000"),
+        ([(float(n), replace(CAUGHT_UP, connections=997)) for n in range(40)], 30, "997 of 1000"),
+        # What is on its way is there at the next look.
+        (
+            [(float(n), replace(CAUGHT_UP, connections=990 + n % 20)) for n in range(99)],
+            None,
+            "",
+        ),
+        # The first look after a start, or after service, has nothing to compare with.
+        ([(0, replace(CAUGHT_UP, peer=None)), (1, CAUGHT_UP)], None, ""),
+        (
+            [(0, CAUGHT_UP), (1, replace(CAUGHT_UP, serving=True)),
+             (9, replace(CAUGHT_UP, peer=RESTARTED))],
+            None,
+            "",
+        ),
+    ],
+)  # fmt: skip
+def test_standby_asks_again_for_connections_that_nobody_would_send(
+    looks: list[tuple[float, Look]], at: float | None, words: str
+) -> None:
+    found = asked(looks)
+    assert [when for when, _ in found] == ([] if at is None else [at])
+    assert at is None or words in found[0][1]
+
+
 @pytest.mark.parametrize(
     ("ready_for", "delay", "promotions", "calm", "words"),
     [

@@ -163,6 +163,13 @@ def test_service_that_is_on_its_way_up_is_said(cluster: Cluster) -> None:
     assert said["message"] == "Node online and active; starting: batch"
 
 
+def test_peer_that_lives_behind_a_dead_cluster_link_is_red_on_both(cluster: Cluster) -> None:
+    for seen in (HEALTHY_MASTER, HEALTHY_BACKUP):
+        answer = decide(cluster, replace(seen, peer=Peer(False), peer_heard=True))
+        assert answer["status"] == "failure"
+        assert "n2 lives, but does not answer on the cluster link" in answer["message"]
+
+
 def test_maintenance_is_orange_only_while_nothing_is_wrong(cluster: Cluster) -> None:
     seen = replace(HEALTHY_BACKUP, maintenance=True, keepalived=vrrp(State.FAULT))
     assert decide(cluster, seen)["status"] == "maintenance"
@@ -313,6 +320,8 @@ def test_standby_is_weeded_when_most_of_its_table_has_ended_on_the_master() -> N
     assert not conntrack.overgrown(tracked=1200, foreign=200)
     assert not conntrack.overgrown(tracked=120_000, foreign=100_000)
     assert conntrack.overgrown(tracked=1500, foreign=200)
+    # Told of nothing at all, it knows nothing; so does who has just been promoted.
+    assert not conntrack.overgrown(tracked=100_000, foreign=0)
 
 
 def test_versions_that_differ_are_shown_and_not_red(cluster: Cluster) -> None:

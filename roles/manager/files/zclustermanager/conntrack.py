@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from . import durable, processes
+from . import durable, journal, processes
 from .settings import RUNTIME_DIR
 
 CONFIGURATION = "/etc/zcluster/conntrackd.conf"
@@ -17,9 +17,12 @@ UNIT = "conntrackd.service"
 # FTFW speaks at least once a second, if only to say that it is alive (conntrackd's sync-ftfw.c).
 # Seconds without a word that make a link silent, and between two looks (each starts a process).
 SILENCE, LOOK_EVERY = 3.0, 2.0
-# Held by whoever commits: conntrackd skips a commit while another one runs (its cache-ct.c), and
-# the one at a takeover, which keepalived starts under the same lock, must not be skipped.
+# Held by whoever commits or empties the external cache: conntrackd skips a commit, and ignores a
+# flush, while a commit runs (its cache-ct.c, sync-mode.c), and the ones at a takeover, which
+# keepalived starts under the same lock, must not be skipped.
 COMMIT_LOCK = RUNTIME_DIR / "commit.lock"
+# The last commit, and all that follows from it; harmless when it has run already.
+PROMOTE = "/usr/lib/zcluster/promote"
 # The backup commits what it heard now and then, so that the last commit at a takeover is short; it
 # spends at most this part of its time on it.
 COMMIT_EVERY, COMMIT_SHARE = 1.0, 0.3
@@ -52,11 +55,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class Conntrackd:
-    """Whether it answers, and (None: not known yet) whether it hears its peer."""
+    """Whether it answers, and (None: not known yet) whether it hears its peer.
+
+    anew: it was started since the last look.
+    """
 
     answers: bool
     linked: bool | None = None
     why: str = ""
+    anew: bool = False
 
 
 def command(*arguments: str, timeout: float = 5.0) -> processes.Outcome:
@@ -114,6 +121,29 @@ def figures() -> Figures | None:
     return parse_figures(caches.out, queues.out) if caches.ok and queues.ok else None
 
 
+def commit(timeout: float) -> None:
+    """Bring the kernel what the external cache has; waits for whoever does so at the moment."""
+    with durable.locked(COMMIT_LOCK):
+        command("-c", timeout=timeout)
+
+
+def ask_again() -> None:
+    """On a standby: the external cache anew, from what the peer tracks now.
+
+    What it had is in the kernel before it goes: a takeover while the peer sends loses nothing.
+    """
+    with durable.locked(COMMIT_LOCK):
+        command("-c", timeout=30.0)
+        command("-f", "external")
+        command("-n")
+
+
+def instance() -> str:
+    """The id of this run of conntrackd (systemd.exec(5), INVOCATION_ID); empty: none."""
+    shown = processes.run(["systemctl", "show", "--property=InvocationID", "--value", UNIT])
+    return shown.out.strip() if shown.ok else ""
+
+
 def hold() -> processes.Outcome:
     """On a standby: what is new and not TCP waits at a takeover until the last commit is done.
 
@@ -125,7 +155,7 @@ def hold() -> processes.Outcome:
 
 
 def release() -> processes.Outcome:
-    """On a master: nothing waits (should keepalived's `promote` have failed)."""
+    """On a master, once its last commit is done: nothing waits any more."""
     return processes.run(["nft", "flush", "set", "inet", "zcluster", "hold"])
 
 
@@ -133,21 +163,28 @@ def overgrown(tracked: int, foreign: int) -> bool:
     """True when most of what a standby's kernel tracks can only be what has ended on the master.
 
     A commit creates and replaces, but never deletes: what ended on the master after it was
-    committed stays in the standby's kernel until its timeout, for TCP five days.
+    committed stays in the standby's kernel until its timeout, for TCP five days. A standby that
+    knows of no connection at all has not been told, or has just been promoted.
     """
-    return tracked > 2 * foreign + SPARE
+    return foreign > 0 and tracked > 2 * foreign + SPARE
 
 
 class StandbyCommits(threading.Thread):
     """Commits on the backup, again and again, so that a takeover finds almost nothing to do."""
 
     def __init__(
-        self, vips: Sequence[str], standing_by: Callable[[], bool], tracked: Callable[[], int]
+        self,
+        vips: Sequence[str],
+        *,
+        standing_by: Callable[[], bool],
+        tracked: Callable[[], int],
+        complete: Callable[[int], bool],
     ) -> None:
         super().__init__(name="commits", daemon=True)
         self._vips = vips
         self._standing_by = standing_by
         self._tracked = tracked
+        self._complete = complete
         self._weeded_at = time.monotonic()
         self._held_at: float | None = None
 
@@ -156,17 +193,27 @@ class StandbyCommits(threading.Thread):
         pause = COMMIT_EVERY
         while True:
             time.sleep(pause)
-            if not self._standing_by():
-                # What a former master tracks is all there is, until its peer has sent the same.
-                self._weeded_at, self._held_at = time.monotonic(), None
+            try:
+                pause = self.once()
+            except OSError as error:
+                journal.record("conntrackd-failed", arguments="-c", why=str(error))
                 pause = COMMIT_EVERY
-                continue
-            self._hold(time.monotonic())
-            with durable.locked(COMMIT_LOCK):
-                began = time.monotonic()
-                self._weed(began)
-                command("-c", timeout=30.0)
-                pause = max(COMMIT_EVERY, (time.monotonic() - began) / COMMIT_SHARE)
+
+    def once(self) -> float:
+        """One commit, if this node stands by; seconds until the next."""
+        if not self._standing_by():
+            # What a former master tracks is all there is, until its peer has sent the same.
+            self._weeded_at, self._held_at = time.monotonic(), None
+            return COMMIT_EVERY
+        with durable.locked(COMMIT_LOCK):
+            # The lock may have been that of a takeover, after which nothing here may be touched.
+            if not self._standing_by():
+                return COMMIT_EVERY
+            began = time.monotonic()
+            self._hold(began)
+            self._weed(began)
+            command("-c", timeout=30.0)
+            return max(COMMIT_EVERY, (time.monotonic() - began) / COMMIT_SHARE)
 
     def _hold(self, now: float) -> None:
         if self._held_at is None or now - self._held_at >= HOLD_AGAIN:
@@ -178,9 +225,11 @@ class StandbyCommits(threading.Thread):
         if tracked <= SPARE or now - self._weeded_at < WEED_EVERY:
             return
         foreign = entries("external")
-        if foreign is None or not overgrown(tracked, foreign):
+        if foreign is None or not overgrown(tracked, foreign) or not self._complete(foreign):
             return
         self._weeded_at = now
+        if not self._standing_by():
+            return
         for vip in self._vips:
             family = "ipv6" if ":" in vip else "ipv4"
             processes.run(["conntrack", "-D", "-f", family, "--orig-dst", vip], timeout=10.0)
@@ -191,6 +240,7 @@ class Link:
 
     def __init__(self) -> None:
         self._received = -1
+        self._gone = False
         self._heard_at: float | None = None
         self._since = time.monotonic()
         self._looked_at: float | None = None
@@ -205,13 +255,15 @@ class Link:
         now = self._looked_at = time.monotonic()
         if traffic is None:
             self._received, self._heard_at, self._since = -1, None, now
+            self._gone = True
             return Conntrackd(False, None, why or "conntrackd says nothing of its link")
+        anew, self._gone = self._gone or traffic.received < self._received, False
         if self._received >= 0 and traffic.received != self._received:
             self._heard_at = now
         self._received = traffic.received
         if self._heard_at is not None:
-            return Conntrackd(True, now - self._heard_at <= SILENCE)
-        return Conntrackd(True, None if now - self._since <= SILENCE else False)
+            return Conntrackd(True, now - self._heard_at <= SILENCE, anew=anew)
+        return Conntrackd(True, None if now - self._since <= SILENCE else False, anew=anew)
 
 
 def probe() -> Conntrackd:

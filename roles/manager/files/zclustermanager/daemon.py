@@ -30,6 +30,7 @@ from . import (
     keepalived,
     observe,
     prober,
+    processes,
     readiness,
     reconcile,
     restarts,
@@ -83,6 +84,7 @@ class Daemon:
         self.serving = False
         self.restarts = restarts.Restarts()
         self.fence = fence.Fence(cluster.check_interval)
+        self.fifo = -1
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.prober = Prober(
             cluster,
@@ -94,8 +96,9 @@ class Daemon:
         self._peer_seen_at = time.monotonic()
         self.commits = conntrack.StandbyCommits(
             [vip.address for vip in cluster.vips],
-            lambda: self.applied is Role.BACKUP,
-            lambda: prober.number(prober.COUNT),
+            standing_by=lambda: self.applied is Role.BACKUP and not addresses.held(cluster),
+            tracked=lambda: prober.number(prober.COUNT),
+            complete=self.readiness.complete,
         )
         self._effects: dict[Action, Callable[[], None]] = {
             Action.OPEN_TERM: self._open_term,
@@ -119,6 +122,10 @@ class Daemon:
             journal.record("conntrackd-failed", arguments=arguments, why=outcome.words)
 
     def _share_connections(self) -> None:
+        if self.applied is Role.BACKUP:
+            # keepalived has started it, too: the one that comes second has nothing left to do, and
+            # what is committed after the bulk would never be sent.
+            processes.bounded([conntrack.PROMOTE], 15.0)
         conntrack.release()
         # What the kernel has, for a daemon that started late; then all of it for the peer.
         self._conntrackd("-R")
@@ -185,7 +192,13 @@ class Daemon:
             peer_serves=peer is not None and peer.master,
             sent=fence.adverts_sent,
         ):
-            fence.end_keepalived()
+            self._end_keepalived()
+
+    def _end_keepalived(self) -> None:
+        # The addresses once more, now: what the loop knows may be a second old.
+        with contextlib.suppress(OSError):
+            if addresses.held(self.cluster):
+                fence.end_keepalived()
 
     def _rejoin(self) -> None:
         """A keepalived kept down for older settings starts once the peer has no newer ones."""
@@ -203,7 +216,10 @@ class Daemon:
     def tick(self) -> None:
         """What is looked at again and again, whether or not anything was heard."""
         self.converge()
-        for thread in (self.worker, self.keeper, self.teller, self.activator, self.prober):
+        for thread in (
+            *(self.worker, self.keeper, self.teller, self.activator, self.prober),
+            *(self.commits, self.readiness, self.herald),
+        ):
             if not thread.is_alive():
                 raise SystemExit(f"thread {thread.name} has ended")  # systemd starts us again
         now = time.monotonic()
@@ -211,7 +227,11 @@ class Daemon:
             self.restarts.sample(now, restarts.look())
         self._rejoin()
         if self.link.due(now):
-            self.linked = self.link.sample().linked
+            seen = self.link.sample()
+            self.linked = seen.linked
+            if seen.anew and self.applied is Role.MASTER:
+                # What was opened while it was dead, it has read from the kernel and told nobody.
+                self._conntrackd("-B")
         notify(f"WATCHDOG=1\nSTATUS={self.applied.value}; {self.worker.result.state}")
 
     def report(self) -> dict[str, Any]:
@@ -235,6 +255,8 @@ class Daemon:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: setattr(self, "stopping", True))
         signal.signal(signal.SIGUSR1, lambda *_: self.worker.look_again())
+        # First of all: of two that may make it, keepalived unlinks at its end what it made.
+        self.fifo = open_fifo(FIFO)
         self.store.ensure()
         self.store.sweep()
         self.switch.clear()
@@ -244,10 +266,9 @@ class Daemon:
         except (stage.StageError, DiskError, OSError) as error:
             # A node that cannot finish a pass can still serve, and the peer is told why.
             journal.record("recover-failed", why=str(error))
-        fifo = open_fifo(FIFO)
         listener = listen(observe.MANAGER_SOCKET)
         with selectors.DefaultSelector() as selector:
-            selector.register(fifo, selectors.EVENT_READ)
+            selector.register(self.fifo, selectors.EVENT_READ)
             selector.register(listener, selectors.EVENT_READ)
             selector.register(self.wakeup, selectors.EVENT_READ)
             self.prober.start()
@@ -274,16 +295,27 @@ class Daemon:
                     elif key.fileobj == self.wakeup:
                         os.eventfd_read(self.wakeup)
                     else:
-                        self._heard(fifo)
+                        self._heard()
                 self.guard()
                 if time.monotonic() >= ticked + TICK:
                     ticked = time.monotonic()
                     self.tick()
+                    self._hear_again(selector)
         self._end()
 
-    def _heard(self, fifo: int) -> None:
+    def _hear_again(self, selector: selectors.BaseSelector) -> None:
+        """Open the FIFO anew when keepalived writes to another one, or will."""
+        if not replaced(self.fifo, FIFO):
+            return
+        selector.unregister(self.fifo)
+        os.close(self.fifo)
+        self.fifo = open_fifo(FIFO)
+        selector.register(self.fifo, selectors.EVENT_READ)
+        journal.record("fifo", why="it was replaced")
+
+    def _heard(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            for line in os.read(fifo, 65536).decode(errors="replace").splitlines():
+            for line in os.read(self.fifo, 65536).decode(errors="replace").splitlines():
                 journal.record("keepalived", line=line)
                 self.heard.append(line)
         self.converge()
@@ -312,6 +344,14 @@ def open_fifo(path: Path) -> int:
         path.unlink(missing_ok=True)
         os.mkfifo(path, 0o600)
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def replaced(fifo: int, path: Path) -> bool:
+    """Whether another file than the one that is open has its name by now, or none."""
+    try:
+        return not os.path.samestat(os.fstat(fifo), path.stat())
+    except FileNotFoundError:
+        return True
 
 
 def _request(link: socket.socket) -> dict[str, Any]:

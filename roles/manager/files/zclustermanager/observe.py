@@ -209,6 +209,7 @@ def look(cluster: Cluster) -> Observation:
             restarts=(daemon.result() or {}).get("restarts", {}),
             stale=_stale(cluster, daemon.result()),
             peer_silent=float((daemon.result() or {}).get("peer_silent", 0.0)),
+            peer_heard=bool((daemon.result() or {}).get("peer")),
             dropped=guard.result() or {},
             tables=_tables(daemon.result()),
             figures=counted.result(),

@@ -26,17 +26,23 @@ FLAPS = STATE_DIR / "flaps"
 TOO_MANY, CALM = 3, 600.0
 # Seconds between two looks: while something is missing, and while all is there.
 SOON, LATER = 1.0, 10.0
+# Seconds for which connections are missing before they are asked for again: many, or any at all.
+MANY_MISSING, ANY_MISSING = 5.0, 30.0
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What a node has, as it tells its peer. connections: entries of its conntrackd, None: dead."""
+    """What a node has, as it tells its peer. connections: entries of its conntrackd, None: dead.
+
+    conntrackd: the id of its present run.
+    """
 
     hostname: str
     master: bool
     generation: str | None
     sync: str
     connections: int | None
+    conntrackd: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,50 @@ def reasons(seen: Look) -> tuple[str, ...]:
     return tuple(found)
 
 
+class Mirror:
+    """Whether a standby must ask for its peer's connections again: nothing else fills a hole.
+
+    What a master opens while its conntrackd is dead, or the cluster link is dead for long, is never
+    sent; and who was promoted for a moment has emptied what it had.
+    """
+
+    def __init__(self) -> None:
+        self._run: str | None = None
+        self._cut = False
+        self._missing_since: float | None = None
+
+    def step(self, now: float, seen: Look) -> str:
+        """Why to ask now; empty: no reason. `now`: monotonic seconds."""
+        if seen.serving:
+            self._run, self._cut, self._missing_since = None, False, None
+            return ""
+        if seen.peer is None:
+            self._cut = True
+            return ""
+        theirs = seen.peer.connections
+        if not seen.peer.master or theirs is None or seen.connections is None:
+            return ""
+        known, self._run = self._run, seen.peer.conntrackd
+        cut, self._cut = self._cut and known is not None, False
+        if known is not None and known != self._run:
+            why = f"connection tracking of {seen.peer_name} was started anew"
+        elif cut:
+            why = f"{seen.peer_name} could not be asked for a while"
+        elif theirs <= seen.connections:
+            self._missing_since = None
+            return ""
+        else:
+            if self._missing_since is None:
+                self._missing_since = now
+            bearable = ANY_MISSING if enough(seen.connections, theirs) else MANY_MISSING
+            if now - self._missing_since < bearable:
+                return ""
+            why = f"{seen.connections} of {theirs} connections"
+        # From here on it has that long again.
+        self._missing_since = now
+        return why
+
+
 def hold(ready_for: float, delay: float, promotions: int, calm: float) -> str:
     """Why a node that failback prefers, and that is ready, waits all the same; empty: it does not.
 
@@ -120,6 +170,7 @@ def standing(cluster: Cluster) -> Standing:
         generation=Store().generation().id,
         sync=daemon["sync"]["state"] if daemon else "unknown",
         connections=conntrack.entries("internal"),
+        conntrackd=conntrack.instance(),
     )
 
 
@@ -131,6 +182,7 @@ def parse(answer: dict[str, Any]) -> Standing:
         answer["generation"],
         str(answer["sync"]),
         answer["connections"],
+        str(answer.get("conntrackd", "")),
     )
 
 
@@ -186,6 +238,8 @@ class Watch(threading.Thread):
         self._lowered: bool | None = None
         self._changed_at = time.monotonic()
         self._ready_at: float | None = None
+        self._mirror = Mirror()
+        self._theirs: tuple[float, int] | None = None
         self._wake = threading.Event()
 
     def role_changed(self, *, promoted: bool) -> None:
@@ -194,6 +248,13 @@ class Watch(threading.Thread):
         if promoted and self.cluster.failback == self.cluster.local.hostname:
             durable.write(FLAPS, f"{promotions() + 1}\n".encode())
         self._wake.set()
+
+    def complete(self, connections: int) -> bool:
+        """Whether so many are all that the serving peer tracked a moment ago."""
+        if self._theirs is None:
+            return False
+        at, theirs = self._theirs
+        return time.monotonic() - at <= 2 * LATER and enough(connections, theirs)
 
     def run(self) -> None:
         """Look after look, for ever."""
@@ -222,11 +283,21 @@ class Watch(threading.Thread):
         if lowered is not self._lowered:
             if not lowered and not seen.serving:
                 # It may take over at once: the kernel has the connections before that.
-                conntrack.command("-c", timeout=10.0)
+                conntrack.commit(10.0)
             (lower if lowered else raise_again)()
             journal.record("readiness", ready=not why, why=list(why), held=held)
             self._lowered = lowered
         self.why, self.held = why, held
+        self._mend(now, seen)
+
+    def _mend(self, now: float, seen: Look) -> None:
+        told = seen.peer if seen.peer and seen.peer.master and not seen.serving else None
+        self._theirs = None
+        if told is not None and told.connections is not None:
+            self._theirs = now, told.connections
+        if why := self._mirror.step(now, seen):
+            journal.record("connections-asked", why=why)
+            conntrack.ask_again()
 
     def report(self) -> dict[str, Any]:
         """What `status` is told."""
@@ -241,4 +312,5 @@ def dump(told: Standing) -> dict[str, Any]:
         "generation": told.generation,
         "sync": told.sync,
         "connections": told.connections,
+        "conntrackd": told.conntrackd,
     }

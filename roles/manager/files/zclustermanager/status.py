@@ -72,7 +72,8 @@ class Tables:
 class Observation:
     """One look at the node. not_ready: why not (None: not known); waits: why failback waits.
 
-    no_carrier: the tracked interfaces without one. master_addresses: those of them that are here.
+    no_carrier: the tracked interfaces without one. peer_heard: its reports arrive, over any link.
+    master_addresses: those of them that are here.
     """
 
     maintenance: bool
@@ -93,6 +94,7 @@ class Observation:
     tables: Tables = Tables()
     figures: Figures | None = None
     peer_silent: float = 0.0
+    peer_heard: bool = False
     waits: str = ""
     no_carrier: tuple[str, ...] = ()
     master_addresses: frozenset[str] = frozenset()
@@ -213,6 +215,16 @@ def checks(cluster: Cluster, seen: Observation) -> list[Check]:
         if seen.peer.master is not None:
             both = mine == "master" and seen.peer.master
             results.append(Check("split", not both, "both nodes are master" if both else ""))
+    elif seen.peer_heard:
+        # It lives, so nothing is mirrored although it could be: not what a dead peer is.
+        results.append(
+            Check(
+                "cluster link",
+                False,
+                f"{cluster.peer.hostname} lives, but does not answer on the cluster link: "
+                "neither connections nor configuration are mirrored",
+            )
+        )
     for name, words in seen.rejected.items():
         results.append(Check(f"service {name}", False, words))
     if seen.sync.state in ("failed", "diverged"):

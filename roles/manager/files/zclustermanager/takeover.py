@@ -36,7 +36,7 @@ def obstacles(node: dict[str, Any], not_ready: tuple[str, ...]) -> list[str]:
 
 def prepare(cluster: Cluster) -> dict[str, Any]:
     """Answer of the node that is to take over: it commits what it heard, and says what it lacks."""
-    conntrack.command("-c", timeout=10.0)
+    conntrack.commit(10.0)
     node = status.decide(cluster, observe.look(cluster))
     return {"obstacles": obstacles(node, readiness.reasons(readiness.look(cluster)))}
 

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The node's own firewall table: which networks have the guard against resets.
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+TEMPLATES = Path(__file__).parents[3] / "roles/keepalived/templates"
+NETWORK: dict[str, Any] = {"addresses": {"n1": "198.18.10.11", "n2": "198.18.10.12"}}
+
+
+def table(networks: list[dict[str, Any]], vips: list[dict[str, str]]) -> str:
+    """zcluster.nft of n1."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined
+    )
+    environment.tests["search"] = lambda value, pattern: bool(re.search(pattern, value))
+    return environment.get_template("zcluster.nft.j2").render(
+        ansible_managed="",
+        keepalived_plan={"networks": networks, "vips": vips},
+        keepalived_hostname="n1",
+        keepalived_peer={"ip": "198.18.30.12"},
+        keepalived_node={"interface": "eth2"},
+        keepalived_conntrackd_port=3780,
+        keepalived_prober_port=3781,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "vip_on", "guarded"),
+    [("served", "eth0", True), ("link", "eth0", True), ("link", "eth1", False)],
+)
+def test_every_network_with_a_virtual_ip_is_guarded_the_cluster_link_too(
+    kind: str, vip_on: str, *, guarded: bool
+) -> None:
+    vips = [{"address": "198.18.10.100", "interface": vip_on}]
+    found = table([{**NETWORK, "interface": "eth0", "kind": kind}], vips)
+    guard = found.partition("chain guard")[2]
+    assert ('iifname "eth0" ip daddr != 198.18.10.11 meta l4proto tcp' in guard) is guarded
