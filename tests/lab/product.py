@@ -74,6 +74,10 @@ class Cluster:
         """Until one node is master, the other backup, and both are ok."""
         wait_settled(self.lab, timeout)
 
+    def wait_ready(self, node: str, timeout: float = 90) -> None:
+        """Until the node that stands by has everything, connections included."""
+        eventually(f"{node} is ready", lambda: self.status(node).get("ready") is True, timeout)
+
 
 class Play(Protocol):
     """Runs a playbook as a user does."""

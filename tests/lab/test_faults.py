@@ -2,7 +2,6 @@
 # Faults under live traffic: each of the table, and a seeded random sequence of them.
 from __future__ import annotations
 
-import datetime
 import os
 import random
 
@@ -12,8 +11,9 @@ from product import Cluster
 
 pytestmark = pytest.mark.lab
 
-# Another sequence each day, the same all day: what fails can be replayed, and much gets its turn.
-SEED = int(os.environ.get("SEED") or datetime.datetime.now(datetime.UTC).strftime("%Y%m%d"))
+# The same sequence each time, so that a failure is the change's and not the day's; any other on
+# demand.
+SEED = int(os.environ.get("SEED") or 1)
 STEPS = int(os.environ.get("STEPS") or 6)
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.lab
 SETTINGS = "/etc/zcluster/cluster.json"
 
 
-def wait_until(what: Callable[[], bool], why: str, timeout: float = 60) -> None:
+def wait_until(what: Callable[[], bool], why: str, timeout: float = 75) -> None:
     """Until it is so; the wait is generous, what is waited for is the promise."""
     end = time.monotonic() + timeout
     while not what():

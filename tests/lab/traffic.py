@@ -45,8 +45,9 @@ def traffic(lab: Lab, *arguments: str, connections: int = 100) -> Iterator[Notic
             lab.settings.address("front", 100),
             "--connections",
             str(connections),
+            # An end only for traffic whose test was killed.
             "--seconds",
-            "300",
+            "1200",
             "--ready-file",
             READY,
         ),
@@ -61,5 +62,9 @@ def traffic(lab: Lab, *arguments: str, connections: int = 100) -> Iterator[Notic
         time.sleep(0.5)
         yield noticed
         time.sleep(1.0)
+        assert process.poll() is None, "the traffic ended before what it was to see"
     finally:
-        noticed.report = json.loads(lab.stop_process(process, timeout=60) or "{}")
+        # It waits for connections that hang, and on a busy machine for itself.
+        said = lab.stop_process(process, timeout=120)
+        noticed.report = json.loads(said or "{}")
+    assert noticed.report, "the client reported nothing"

@@ -149,6 +149,7 @@ class Report:
     longest_gap_ms: float = 0.0
     gaps: list[Gap] = field(default_factory=list)
     pauses_ms: float = 0.0
+    pauses: list[Gap] = field(default_factory=list)
     tcp_wanted: int = 0
     tcp_opened: int = 0
     tcp_alive: int = 0
@@ -250,6 +251,14 @@ class UdpProbe(asyncio.DatagramProtocol):
                 )
         self.last_answered_send = sent_at
 
+    def note_pause(self, since: float, until: float) -> None:
+        """Between these two the client itself did not send."""
+        pause = until - since - self.interval
+        self.report.pauses_ms = max(self.report.pauses_ms, pause * 1000)
+        if pause >= self.threshold:
+            begin, end = round(since + self.wall, 4), round(until + self.wall, 4)
+            self.report.pauses.append(Gap(begin, end, round(pause * 1000, 2)))
+
     def error_received(self, exc: Exception) -> None:
         """ICMP errors are losses, which are counted anyway."""
         del exc
@@ -259,7 +268,7 @@ class UdpProbe(asyncio.DatagramProtocol):
         start = previous = time.monotonic()
         while not stop.is_set():
             now = time.monotonic()
-            self.report.pauses_ms = max(self.report.pauses_ms, (now - previous) * 1000)
+            self.note_pause(previous, now)
             previous = now
             due = int((now - start) / self.interval) + 1
             if due - self.sent > 50:
@@ -310,11 +319,13 @@ class LongConnection:
         message = b"%08d" % self.messages
         try:
             self.writer.write(message)
-            return await asyncio.wait_for(self.reader.readexactly(8), timeout) == message
-        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            # What comes first may answer an exchange that was given up.
+            await asyncio.wait_for(read_until(self.reader, message), timeout)
+            return True
+        except ConnectionError as error:
             self.report.tcp_reset += 1
             self._broken(repr(error))
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             self._broken(repr(error))
         return False
 
@@ -342,6 +353,12 @@ class LongConnection:
         if not self.broken and await self.exchange(10):
             self.report.tcp_alive += 1
         self.writer.transport.abort()
+
+
+async def read_until(reader: asyncio.StreamReader, message: bytes) -> None:
+    """Read whole messages until this one comes."""
+    while await reader.readexactly(len(message)) != message:
+        pass
 
 
 async def wait_or_stop(stop: asyncio.Event, seconds: float) -> None:
