@@ -96,8 +96,8 @@ sanity: $(STAMP) ## ansible-test sanity over the collection
 	tests/sanity/run
 
 .PHONY: lab-up
-lab-up: $(STAMP) ## Start the lab
-	$(SUDO) env "PATH=$$PATH" zcluster lab up
+lab-up: $(STAMP) ## Start the lab (LAB_UP="--front NETWORK": with other options)
+	$(SUDO) env "PATH=$$PATH" zcluster lab up $(LAB_UP)
 
 .PHONY: lab-down
 lab-down: $(STAMP) ## Stop the lab, put back what it changed
@@ -148,10 +148,10 @@ molecule: $(STAMP) ## Molecule scenarios on the lab
 
 .PHONY: demo
 demo: $(STAMP) ## A cluster made, its master's power cut under traffic, and what the client saw
-	$(SUDO) env "PATH=$$PATH" demo/run
+	$(SUDO) env "PATH=$$PATH" "LAB_UP=$(LAB_UP)" demo/run
 
 .PHONY: demo-down
-demo-down: lab-down ## Leave nothing of the demo behind
+demo-down: lab-down ## Leave nothing of the demo but the cached image and .venv
 
 # pytest last: its summary is the last line.
 .PHONY: test

@@ -258,6 +258,13 @@ NODE = Param(
     positional=True,
 )
 
+LAB_NETWORKS = (
+    ("front", "of the client and the virtual addresses", "198.18.10.0/24", "2001:db8:10::/64"),
+    ("back", "of the backend", "198.18.20.0/24", "2001:db8:20::/64"),
+    ("link", "between the nodes", "198.18.30.0/24", "2001:db8:30::/64"),
+)
+"""Name, what is in it, and the defaults of role lab for both families."""
+
 ACTIONS: tuple[Action, ...] = (
     Action(
         verb="init",
@@ -762,8 +769,16 @@ ACTIONS: tuple[Action, ...] = (
         verb="lab up",
         playbook="zcluster.ha.lab_up",
         summary="Start the lab: two bare nodes, a client and a backend in containers",
-        text="Nothing aimed at a lab address leaves this machine. Writes inventories/lab.",
-        examples=("zcluster lab up", "zcluster lab up --debian 13"),
+        text=(
+            "Nothing aimed at a lab address leaves this machine. Writes inventories/lab.\n"
+            "Where one of its networks is this machine's already, name another: IPv4 of /24 or\n"
+            "larger, IPv6 of /112 or larger."
+        ),
+        examples=(
+            "zcluster lab up",
+            "zcluster lab up --debian 13",
+            "zcluster lab up --front 10.97.10.0/24 --front6 fd00:97:10::/64",
+        ),
         shown=Shown.MACHINES,
         params=(
             Param(
@@ -781,6 +796,17 @@ ACTIONS: tuple[Action, ...] = (
                 Goes.VARIABLE,
                 variable="lab_root_login",
                 choices=("password", "prohibit-password"),
+            ),
+            *(
+                Param(
+                    f"{name}{suffix}",
+                    Kind.TEXT,
+                    f"IPv{version} network {what} (default {default})",
+                    Goes.VARIABLE,
+                    variable=f"lab_{name}{suffix}",
+                )
+                for name, what, default4, default6 in LAB_NETWORKS
+                for suffix, version, default in (("", 4, default4), ("6", 6, default6))
             ),
         ),
         place=Place.HERE,

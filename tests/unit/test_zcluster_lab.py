@@ -124,8 +124,25 @@ def test_a_wrong_setting_is_one_clear_error(field: str, value: object, words: st
 
 def test_two_labs_cannot_have_the_same_addresses() -> None:
     other = lab.Settings(name="other", front="198.18.40.0/24")
-    with pytest.raises(lab.LabError, match=r"collides with .* of the lab other"):
+    with pytest.raises(
+        lab.LabError, match=r"collides with .* of the lab other; .* --front6 NETWORK"
+    ):
         lab.refuse_overlap(lab.Settings(), other)
+
+
+def test_a_network_of_this_machine_is_not_taken_from_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    route = json.dumps([{"dst": "198.18.0.0/15", "dev": "vpn0"}])
+    answer = lab.Result(0, route, "")
+    monkeypatch.setattr(
+        lab, "run", lambda words: answer if "-4" in words else lab.Result(0, "", "")
+    )
+    words = r"198.18.10.0/24 collides .* 198.18.0.0/15 \(dev vpn0\); way out: .* lab up --front "
+    with pytest.raises(lab.LabError, match=words):
+        lab.Host(lab.Settings(base_dir=str(tmp_path))).check_collisions()
+    own = {name: f"10.97.{number}.0/24" for number, name in enumerate(lab.NETWORKS)}
+    lab.Host(lab.Settings(base_dir=str(tmp_path), **own)).check_collisions()
 
 
 def test_the_image_is_named_by_its_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +150,9 @@ def test_the_image_is_named_by_its_recipe(monkeypatch: pytest.MonkeyPatch) -> No
     assert lab.recipe_id(12) == before
     assert lab.recipe_id(13) != before
     monkeypatch.setattr(lab, "BASE_PACKAGES", (*lab.BASE_PACKAGES, "nano"))
+    assert lab.recipe_id(12) != before
+    monkeypatch.undo()
+    monkeypatch.setattr(lab, "FINISHING", (*lab.FINISHING, lab.furnish))
     assert lab.recipe_id(12) != before
 
 
@@ -183,6 +203,37 @@ def test_own_networks_reach_every_file() -> None:
     files = "".join(lab.node_files(settings, lab.NODES["n1"]).values())
     assert "198.18." not in files
     assert "10.9.1.100" in files
+
+
+def test_the_last_lab_puts_back_the_limits_that_the_first_one_raised(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = {"instances": "128", "watches": "500000", "bridge": "1", "forward": "0"}
+    knobs = {name: tmp_path / name for name in found}
+
+    def now() -> dict[str, str]:
+        return {name: path.read_text() for name, path in knobs.items()}
+
+    for name, value in found.items():
+        knobs[name].write_text(value)
+    limits = {str(knobs["instances"]): 1024, str(knobs["watches"]): 262144}
+    monkeypatch.setattr(lab, "HOST_KNOBS", limits)
+    monkeypatch.setattr(lab, "BRIDGE_KNOBS", (str(knobs["bridge"]),))
+    monkeypatch.setattr(lab, "KEPT_KNOBS", (str(knobs["forward"]), str(tmp_path / "none")))
+    monkeypatch.setattr(lab, "run", lambda *_, **__: lab.Result(0, "", ""))
+    first, second = (
+        lab.Host(lab.Settings(name=name, base_dir=str(tmp_path))) for name in ("one", "two")
+    )
+    for host in (first, second, first):
+        host.set_knobs()
+        knobs["forward"].write_text("1")  # as container engines do
+        assert now() == {"instances": "1024", "watches": "500000", "bridge": "0", "forward": "1"}
+    first.leave()
+    assert now()["instances"] == "1024"
+    assert second.entered()
+    second.leave()
+    assert now() == found
+    assert not second.record.exists()
 
 
 def test_a_snapshot_name_cannot_leave_its_directory() -> None:

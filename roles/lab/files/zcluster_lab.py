@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import inspect
 import ipaddress
 import json
 import os
@@ -287,9 +288,14 @@ class Settings:
         """The prefix of one network."""
         return str(getattr(self, network if version == 4 else f"{network}6"))
 
+    def named_prefixes(self) -> dict[str, str]:
+        """All prefixes of the lab, by the names of their settings."""
+        names = [name for network in NETWORKS for name in (network, f"{network}6")]
+        return {name: str(getattr(self, name)) for name in names}
+
     def prefixes(self) -> list[str]:
         """All prefixes of the lab."""
-        return [self.prefix(network, version) for network in NETWORKS for version in (4, 6)]
+        return [*self.named_prefixes().values()]
 
     def address(self, network: str, number: int, version: int = 4) -> str:
         """A host's address; IPv6 shows the same digits as IPv4 (…::11)."""
@@ -574,6 +580,7 @@ def recipe(release: int) -> str:
             "repository": REPOSITORY_PACKAGES,
             "masked": MASKED_UNITS,
             "files": dict(IMAGE_FILES),
+            "finish": [inspect.getsource(step) for step in FINISHING],
         },
         sort_keys=True,
     )
@@ -695,6 +702,10 @@ def finish_image(root: Path) -> None:
         (root / name).unlink(missing_ok=True)
         (root / name).write_text("", encoding="ascii")
     run(["chroot", str(root), "apt-get", "update"], env=NODE_ENVIRONMENT)
+
+
+FINISHING: Final = (package_index, release_file, finish_image)
+"""What is done to Debian's files; part of the recipe as it is written."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1038,7 +1049,7 @@ class Host:
             other = Settings(**json.loads(record.read_text(encoding="utf-8")))
             if other.name != self.settings.name:
                 refuse_overlap(self.settings, other)
-        for prefix in self.settings.prefixes():
+        for name, prefix in self.settings.named_prefixes().items():
             wanted = ipaddress.ip_network(prefix)
             text = run(["ip", "-j", f"-{wanted.version}", "route", "show", "table", "all"]).stdout
             for route in json.loads(text or "[]"):
@@ -1049,7 +1060,7 @@ class Host:
                 if known.prefixlen and wanted.version == known.version and wanted.overlaps(known):
                     raise LabError(
                         f"{prefix} collides with this machine's route to {destination} "
-                        f"(dev {route.get('dev', '?')}); choose other networks for the lab"
+                        f"(dev {route.get('dev', '?')}); {another_network(name)}"
                     )
 
     def enter(self) -> None:
@@ -1129,14 +1140,19 @@ class Host:
 
 def refuse_overlap(settings: Settings, other: Settings) -> None:
     """Two labs cannot have the same addresses."""
-    for prefix in settings.prefixes():
+    for name, prefix in settings.named_prefixes().items():
         wanted = ipaddress.ip_network(prefix)
         for taken in map(ipaddress.ip_network, other.prefixes()):
             if wanted.version == taken.version and wanted.overlaps(taken):
                 raise LabError(
                     f"{prefix} collides with {taken} of the lab {other.name}; "
-                    "choose other networks for this lab"
+                    f"{another_network(name)}"
                 )
+
+
+def another_network(name: str) -> str:
+    """The way out of a collision."""
+    return f"way out: another network for it, zcluster lab up --{name} NETWORK"
 
 
 def read_knob(path: str) -> str | None:
@@ -1202,26 +1218,38 @@ class Lab:
                     for unit in node.units:
                         self.exec(node.name, "systemctl", "restart", unit)
                 return bool(renewed)
-            image = build_image(self.settings)
+            # A lab that lost a part stands on the image it was made from.
+            image = self.image if self._made() else build_image(self.settings)
             self.host.check_collisions()
             self.host.enter()
-            self._store_settings()
+            self._store_settings(image)
             self._create_networks()
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda node: self._prepare(node, image), NODES.values()))
             if BARE not in self.snapshots():
                 self._save(BARE)
-            started = [node for node in NODES.values() if self._start(node)]
+            for node in NODES.values():
+                self._start(node)
             self._after_start()
-            for node in started:
-                self.wait_booted(node.name)
+            for name in NODES:
+                self.wait_booted(name)
+            self._started.touch()
             return True
 
     def is_up(self) -> bool:
-        """All containers run and the routes are there."""
+        """All containers run, have been told what they must, and the routes are there."""
         states = self.states()
         running = all(states.get(name) == "running" for name in NODES)
-        return running and len(self.host.routes()) == len(self.settings.prefixes())
+        routes = len(self.host.routes()) == len(self.settings.prefixes())
+        return running and routes and self._started.exists()
+
+    @property
+    def _started(self) -> Path:
+        """Not there from the start of a container until it has booted and was told everything."""
+        return self.directory / "started"
+
+    def _made(self) -> bool:
+        return (self.directory / "image.json").exists() and self.image.is_dir()
 
     def down(self, *, purge: bool = False) -> bool:
         """Remove everything the lab made; the image stays unless purged."""
@@ -1236,11 +1264,12 @@ class Lab:
                     podman("network", "rm", name)
             for node in NODES.values():
                 Disks(self.settings, node, Path("/"), loops=self.machine.loop_devices).detach()
+            run(["nft", "delete", "table", "bridge", self.settings.name], check=False)
+            self.host.leave()
+            # Last: who comes after an interrupted down knows from here what the lab was.
             shutil.rmtree(self.directory, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.directory.parent.rmdir()
-            run(["nft", "delete", "table", "bridge", self.settings.name], check=False)
-            self.host.leave()
             if purge:
                 changed = changed or (Path(self.settings.base_dir) / "images").exists()
                 shutil.rmtree(Path(self.settings.base_dir) / "images", ignore_errors=True)
@@ -1268,11 +1297,10 @@ class Lab:
             words = words or "another root password"
             raise LabError(f"the lab exists with {words}; take it down first")
 
-    def _store_settings(self) -> None:
+    def _store_settings(self, image: Path) -> None:
         text = json.dumps(dataclasses.asdict(self.settings), indent=1) + "\n"
         write_whole(self.directory / "settings.json", text, 0o600)
-        image = {"image": recipe_id(self.settings.release)}
-        write_whole(self.directory / "image.json", json.dumps(image) + "\n")
+        write_whole(self.directory / "image.json", json.dumps({"image": image.name}) + "\n")
 
     @property
     def image(self) -> Path:
@@ -1313,13 +1341,14 @@ class Lab:
         write_whole(target, text, 0o755)
         return True
 
-    def _start(self, node: Node) -> bool:
+    def _start(self, node: Node) -> None:
         state = self.states().get(node.name)
         if state == "running":
-            return False
+            return
         if state == DEAD:
             remove_container(self.settings.container(node.name))
             state = None
+        self._started.unlink(missing_ok=True)
         if state is None:
             disks = self.disks(node.name)
             podman(*run_arguments(self.machine, self.settings, node, disks.root, disks.binds()))
@@ -1327,7 +1356,6 @@ class Lab:
             podman("start", self.settings.container(node.name))
         # The kernel gives the names of dead links to new ones.
         self._unmute([*self.veths(node.name).values()])
-        return True
 
     def _after_start(self) -> None:
         """What must be said again whenever a container was started."""
@@ -1572,6 +1600,7 @@ class Lab:
             self._after_start()
         if wait:
             self.wait_booted(node)
+        self._started.touch()
 
     def shut_down(self, node: str) -> None:
         """A planned stop: systemd ends its services."""
@@ -1723,6 +1752,7 @@ class Lab:
         if wait:
             for node in BALANCERS:
                 self.wait_booted(node.name)
+        self._started.touch()
 
 
 def container_state(entry: Mapping[str, Any]) -> str:

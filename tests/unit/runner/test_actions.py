@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from zcluster_runner import actions, cli, reference
 from zcluster_runner.actions import ACTIONS, Action, Goes, Kind
@@ -47,6 +48,16 @@ def test_the_examples_are_right(action: Action, monkeypatch: pytest.MonkeyPatch)
             cli.main(words)
         assert ended.value.code == 0
     assert called == [action] * len(action.examples)
+
+
+def test_the_labs_networks_are_those_of_its_role() -> None:
+    role = yaml.safe_load((CHECKOUT / "roles/lab/defaults/main.yml").read_text())
+    told = {
+        f"lab_{name}{suffix}": default
+        for name, _, *defaults in actions.LAB_NETWORKS
+        for suffix, default in zip(("", "6"), defaults, strict=True)
+    }
+    assert told == {name: role[name] for name in told}
 
 
 @every_action
