@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The demonstration in words: `master` of the nodes, or what a client `noticed`, from JSON."""
+"""The demonstration in words, from JSON: `master`, `vips`, or what a client `noticed`.
+
+Exit code 1: the client was not given what was promised.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from typing import Any
+
+LONGEST_SILENCE_MS = 3000
+"""Ten times what a takeover takes: the machine may be a busy one."""
 
 
 def master(document: Any) -> str:
@@ -16,6 +22,11 @@ def master(document: Any) -> str:
         raise SystemExit(f"there is not exactly one master: {', '.join(found) or 'none'}")
     hostname: str = found[0]
     return hostname
+
+
+def vips(status: dict[str, Any]) -> str:
+    """The virtual addresses the client talks to: that of the connections, that of haproxy."""
+    return " ".join(status["vips"][name].partition("/")[0] for name in ("front", "front_proxy"))
 
 
 def noticed(report: dict[str, Any]) -> str:
@@ -33,10 +44,29 @@ def noticed(report: dict[str, Any]) -> str:
     )
 
 
+def broken(report: dict[str, Any]) -> list[str]:
+    """What the client was promised and did not get."""
+    opened, alive = report["tcp_opened"], report["tcp_alive"]
+    # What the measuring client itself slept is nobody's outage.
+    silence = report["longest_gap_ms"] - report["pauses_ms"]
+    promises = (
+        ("connections could not be opened", opened == report["tcp_wanted"]),
+        ("connections were lost", alive == opened and not report["tcp_reset"]),
+        ("no datagram was answered", report["udp_lost"] < report["udp_sent"]),
+        ("a silence much longer than a takeover", silence <= LONGEST_SILENCE_MS),
+        ("haproxy answered nothing", report["http_ok"] > 0),
+    )
+    return [words for words, kept in promises if not kept]
+
+
 def main() -> int:
     """Read JSON, print words."""
-    print({"master": master, "noticed": noticed}[sys.argv[1]](json.load(sys.stdin)))
-    return 0
+    document = json.load(sys.stdin)
+    print({"master": master, "vips": vips, "noticed": noticed}[sys.argv[1]](document))
+    wrong = broken(document) if sys.argv[1] == "noticed" else []
+    for words in wrong:
+        print(f"  not as promised: {words}")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
