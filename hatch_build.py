@@ -14,7 +14,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 COLLECTION = "ansible_collections/zcluster/ha"
 
-PARTS = ("galaxy.yml", "meta", "playbooks", "plugins", "roles")
+PARTS = ("galaxy.yml", "meta", "playbooks", "plugins", "roles", "README.md", "LICENSES")
 """What of the checkout is the collection (the lab is in the wheel, not in the tarball)."""
 
 EXAMPLE = "inventories/example/hosts.yml"

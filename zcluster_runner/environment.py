@@ -145,7 +145,8 @@ def ansible_playbook() -> Path:
             return place / "ansible-playbook"
     raise DriverError(
         f"ansible-playbook is missing beside {sys.executable}: "
-        "install zcluster again (pip install zcluster), ansible-core comes with it"
+        "install zcluster again into an environment of its own (python3 -m venv), "
+        "ansible-core comes with it"
     )
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 CHECKOUT = Path(__file__).parents[3]
 ENVIRONMENT = dict(os.environ)  # as it was before a test's home: pip's settings are in the real one
@@ -29,15 +32,19 @@ def run(*words: object, may_fail: bool = False, **more: Any) -> str:
     return str(done.stdout)
 
 
+def ours() -> list[str]:
+    """The files that git has or would take."""
+    listed = run("git", "-C", CHECKOUT, "ls-files", "-z", "-co", "--exclude-standard")
+    return [name for name in listed.split("\0") if name and (CHECKOUT / name).is_file()]
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git has or would take: what lies around in a checkout must not matter."""
+    """A copy of these: what lies around in a checkout must not matter."""
     copy = tmp_path_factory.mktemp("source") / "zcluster"
-    listed = run("git", "-C", CHECKOUT, "ls-files", "-z", "-co", "--exclude-standard")
-    for name in filter(None, listed.split("\0")):
-        if (CHECKOUT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(CHECKOUT / name, copy / name)
+    for name in ours():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(CHECKOUT / name, copy / name)
     for rubbish in (".venv/bin/x", ".cache/x", "plugins/modules/__pycache__/x.pyc", ".ansible/x"):
         (copy / rubbish).parent.mkdir(parents=True, exist_ok=True)
         (copy / rubbish).touch()
@@ -101,6 +108,7 @@ def test_the_wheel_holds_driver_collection_and_lab(wheel: Path, tarball: set[str
     assert f"{COLLECTION}/playbooks/lab_up.yml" in held
     assert f"{COLLECTION}/roles/lab/tasks/main.yml" in held
     assert f"{COLLECTION}/meta/runtime.yml" in held
+    assert f"{COLLECTION}/LICENSES/GPL-3.0-or-later.txt" in held
     in_both = {n for n in tarball if n.startswith(("playbooks/", "plugins/", "roles/"))}
     assert {f"{COLLECTION}/{name}" for name in in_both} <= held
     places = ("zcluster_runner/", f"{COLLECTION}/", "zcluster-")
@@ -108,13 +116,24 @@ def test_the_wheel_holds_driver_collection_and_lab(wheel: Path, tarball: set[str
     assert {name for name in held if "__pycache__" in name} == set()
 
 
+def readme_says(pattern: str) -> str:
+    """The one command of the README that is like this."""
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    (found,) = re.findall(rf"^\$ ({pattern})$", text, re.MULTILINE)
+    return str(found)
+
+
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin directory of a clean environment with nothing but the wheel and what it needs."""
-    place = tmp_path_factory.mktemp("clean") / "venv"
-    run(sys.executable, "-m", "venv", place)
-    run(place / "bin/python", "-m", "pip", "--quiet", "install", wheel)
-    return place / "bin"
+def installed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin directory of a clean environment, made by the README's own words.
+
+    (Debian's Python takes nothing from pip outside of one: PEP 668.)
+    """
+    place = tmp_path_factory.mktemp("clean")
+    for pattern in (r"python3 -m venv \S+", r"\S+/pip install \."):
+        command = readme_says(pattern).replace("~", str(place))
+        run("sh", "-ec", command, cwd=source, env=ENVIRONMENT | {"PIP_QUIET": "1"})
+    return Path(readme_says("export PATH=.*").split("=")[1].replace("~", str(place)).split(":")[0])
 
 
 @pytest.mark.slow
@@ -173,3 +192,53 @@ def test_an_editable_install_is_live_and_copies_nothing(source: Path, tmp_path: 
     assert source in paths
     live = [path for path in paths if (path / COLLECTION / "playbooks/create.yml").is_file()]
     assert [(path / COLLECTION).resolve() for path in live] == [source]
+
+
+WITHOUT_A_LICENCE = (
+    "LICENSES/*",  # the licence itself
+    "COPYING",
+    "*.json",  # JSON has no comments
+    "zcluster_runner/py.typed",  # empty: PEP 561
+)
+
+
+def test_every_file_says_its_licence() -> None:
+    line = b"SPDX-License-Identifier: GPL-3.0-or-later"
+    silent = {name for name in ours() if line not in (CHECKOUT / name).read_bytes()}
+    assert {n for n in silent if not any(fnmatch.fnmatch(n, p) for p in WITHOUT_A_LICENCE)} == set()
+
+
+def test_what_a_template_writes_does_not_begin_with_a_licence() -> None:
+    comment = "{#- SPDX-License-Identifier: GPL-3.0-or-later -#}"
+    templates = [*CHECKOUT.glob("roles/*/templates/*.j2")]
+    assert templates
+    assert [path for path in templates if path.read_text().splitlines()[0] != comment] == []
+
+
+def test_every_link_leads_somewhere_in_a_collection_too(source: Path, tarball: set[str]) -> None:
+    pages = [source / "README.md", source / "CHANGELOG.md", *source.glob("docs/*.md")]
+    links = {
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if "://" not in link
+    }
+    assert links
+    broken = {
+        f"{page.name}: {link}"
+        for page, link in links
+        if os.path.relpath(page.parent / link, source) not in tarball
+    }
+    assert broken == set()
+
+
+def test_driver_collection_and_roles_say_the_same_about_themselves() -> None:
+    galaxy = yaml.safe_load((CHECKOUT / "galaxy.yml").read_text())
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert galaxy["version"] == project["version"]
+    assert galaxy["license"] == [project["license"]] == ["GPL-3.0-or-later"]
+    runtime = yaml.safe_load((CHECKOUT / "meta/runtime.yml").read_text())
+    (oldest,) = re.findall(r"ansible-core>=([\d.]+)", " ".join(project["dependencies"]))
+    assert runtime["requires_ansible"] == f">={oldest}.0"
+    for meta in CHECKOUT.glob("roles/*/meta/main.yml"):
+        assert yaml.safe_load(meta.read_text())["galaxy_info"]["min_ansible_version"] == oldest
