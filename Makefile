@@ -126,11 +126,11 @@ test-faults: lab-up ## Every fault under live traffic; SEED=n [STEPS=n]: a rando
 	$(SUDO) env "PATH=$$PATH" SEED="$${SEED:-}" STEPS="$${STEPS:-}" \
 		$(PYTEST) $(PYTEST_ARGS) "$${chosen[@]}" tests/lab/test_faults.py
 
-# Interleaved and resumable: what was measured is kept in .cache/bench until that is removed.
+# The systems take turns, and it goes on where it ended; BENCH_SECONDS: begin nothing after so long.
 .PHONY: bench-failover
 bench-failover: lab-up ## What a failover costs, beside keepalived by hand (BENCH_ROUNDS=20)
 	$(SUDO) env "PATH=$$PATH" python bench/failover.py run --outage $(or $(BENCH_ROUNDS),20) \
-		--http $(or $(BENCH_ROUNDS),20)
+		--http $(or $(BENCH_ROUNDS),20) --seconds $(or $(BENCH_SECONDS),0)
 	python bench/failover.py report
 
 .PHONY: bench-sync

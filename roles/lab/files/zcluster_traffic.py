@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -614,6 +615,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     """Serve, or run and report."""
+    # Each connection is an open file.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     options = vars(parse())
     verb = options.pop("verb")
     if verb == "echo":
