@@ -86,3 +86,13 @@ def test_events_are_read_where_keepalived_writes_them(tmp_path: Path) -> None:
     os.mkfifo(path)
     assert daemon.replaced(fifo, path)
     os.close(fifo)
+
+
+def test_node_without_a_link_that_its_heartbeat_needs_is_not_able_to_take_over(
+    cluster: Cluster,
+) -> None:
+    served, link = cluster.networks[0], replace(cluster.networks[0], interface="eth2", kind="link")
+    tracked = replace(cluster, networks=(served, link), track_interfaces=("eth9",))
+    assert daemon.needed_links(tracked) == {"eth0", "eth9"}
+    on_link = replace(tracked, vips=(replace(cluster.vips[0], interface="eth2"),))
+    assert "eth2" in daemon.needed_links(on_link)

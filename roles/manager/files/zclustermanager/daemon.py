@@ -172,11 +172,15 @@ class Daemon:
         self.keeper.become(role)
         self.teller.become(role)
 
-    @staticmethod
-    def _could_serve() -> bool:
-        """Whether this node can take over: asked by the prober, so without starting anything."""
-        out = any(observe.in_maintenance(flag) for flag in (observe.MAINTENANCE, FAULT))
-        return not out and keepalived.runs()
+    def _could_serve(self) -> bool:
+        """Whether this node can take over: asked by the prober, so without starting anything.
+
+        Its heartbeat must not be in fault: the peer leaves service for a node that is able.
+        """
+        flags = (observe.MAINTENANCE, FAULT, switchover.FAULT)
+        if any(observe.in_maintenance(flag) for flag in flags):
+            return False
+        return keepalived.runs() and all(map(observe.carrier, needed_links(self.cluster)))
 
     def _peer_could_serve(self) -> bool:
         """Whether the peer's latest report says the same of the peer."""
@@ -335,6 +339,12 @@ class Daemon:
         self.keeper.close()
         journal.record("daemon", state="stopped")
         notify("STOPPING=1")
+
+
+def needed_links(cluster: Cluster) -> set[str]:
+    """The interfaces without whose carrier keepalived does not serve (keepalived.conf.j2)."""
+    served = {network.interface for network in cluster.networks if network.kind == "served"}
+    return served | {vip.interface for vip in cluster.vips} | set(cluster.track_interfaces)
 
 
 def open_fifo(path: Path) -> int:
