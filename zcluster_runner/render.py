@@ -370,14 +370,14 @@ def sync(result: Result) -> Iterable[RenderableType]:
                 Text(f"{told.get('lag', 0):g} s"),
                 Text(f"{known.get('number', '')} {str(known.get('id') or 'none')[:8]}".strip()),
                 Text(str(told.get("relation", ""))),
-                Text(str(told.get("versions", ""))),
+                Text(f"{told.get('versions', '')} {_size(told.get('versions_bytes'))}".strip()),
                 Text(str(told.get("why", ""))),
             )
         yield made
     for host, told in said.items():
         for kept in told.get("versions", ()) if isinstance(told.get("versions"), list) else ():
-            size = f"{kept['size']} bytes"
-            yield Text(f"{host}  {kept['path']}@{kept['version']}  {size}")
+            words = f"{kept['size']} bytes  {kept.get('why', '')}".rstrip()
+            yield Text(f"{host}  {kept['path']}@{kept['version']}  {words}")
         for path in told.get("restored", ()):
             yield Text(f"{host}  {path} restored from {told['version']}")
         if "relation" in told and "state" not in told:
@@ -389,6 +389,14 @@ def sync(result: Result) -> Iterable[RenderableType]:
                     yield Text(line, style=DIFF_COLOURS.get(line[:1], ""))
         if told.get("paused"):
             yield Text(f"{host}  paused by {told['paused']['who']}: {told['paused']['why']}")
+
+
+def _size(count: object) -> str:
+    """Bytes in the unit that a person reads them in."""
+    if not isinstance(count, int) or not count:
+        return ""
+    unit = next((u for u in UNITS if count >= UNITS[u]), "bytes")
+    return f"({count / UNITS.get(unit, 1):.3g} {unit})"
 
 
 def left(result: Result) -> Iterable[RenderableType]:
@@ -472,6 +480,7 @@ def differences(result: Result) -> Iterable[RenderableType]:
                 yield Text(line, style=DIFF_COLOURS.get(line[:1], ""))
 
 
+UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 DIFF_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 

@@ -25,7 +25,7 @@ options:
     description:
       - Inventory hostname to what that host declares, for each host of the cluster in the order of
         the inventory. The keys are C(name), C(ip), C(vips), C(initial_master), C(failback),
-        C(profile), C(check_interval), C(vrid), C(sync_paths), C(sync_excludes),
+        C(profile), C(check_interval), C(vrid), C(sync_paths), C(sync_excludes), C(sync_keep),
         C(services), C(witnesses), C(track_interfaces), C(replace_backup).
     type: dict
     required: true

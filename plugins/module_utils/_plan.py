@@ -66,6 +66,7 @@ class Sync:
 
     paths: t.Tuple[str, ...] = ()
     excludes: t.Tuple[str, ...] = ()
+    keep: _settings.Keep = _settings.KEEP
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def make(observations: t.Mapping[str, Observation], settings: _settings.Settings
         networks=_plan_networks(link, vips, networks, vrid, hostnames, latest),
         vips=vips,
         witnesses=settings.witnesses,
-        sync=Sync(settings.sync_paths, settings.sync_excludes),
+        sync=Sync(settings.sync_paths, settings.sync_excludes, settings.sync_keep),
         services=settings.services,
         preempt_delay=settings.preempt_delay,
         master_only=settings.master_only,

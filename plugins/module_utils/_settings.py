@@ -66,6 +66,17 @@ class Vip:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """How much stays of what synchronization overwrote or removed: so many times, so many bytes."""
+
+    count: int = 200
+    bytes: int = 1 << 30
+
+
+KEEP = Keep()
+
+
+@dataclass(frozen=True)
 class Settings:
     """What was declared, as far as it is sound."""
 
@@ -88,6 +99,7 @@ class Settings:
     track_interfaces: t.Tuple[str, ...] = ()
     preempt_delay: float = 0.0
     metrics_dir: str = METRICS_DIR
+    sync_keep: Keep = KEEP
 
     @property
     def all_hosts(self) -> str:
@@ -132,6 +144,7 @@ def parse(declared: Declared) -> t.Tuple[Settings, t.Tuple[Finding, ...]]:
         track_interfaces=reader.track_interfaces(),
         preempt_delay=reader.preempt_delay(),
         metrics_dir=reader.metrics_dir(),
+        sync_keep=reader.sync_keep(),
     )
     return settings, tuple(reader.mistakes())
 
@@ -390,6 +403,24 @@ class _Reader:
                 )
             sound.append(raw)
         return tuple(sound)
+
+    def sync_keep(self) -> Keep:
+        raw = self.value("sync_keep")
+        if raw in (None, {}):
+            return KEEP
+        known = {"count": Keep.count, "bytes": Keep.bytes}
+        if isinstance(raw, dict) and raw.keys() <= known.keys():
+            said = {**known, **raw}
+            if all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in said.values()):
+                return Keep(**said)
+        self._error(
+            "zcluster_sync_keep",
+            raw,
+            "What is kept of overwritten files has a count and bytes, whole numbers above 0.",
+            f"Set zcluster_sync_keep to such as {{count: {Keep.count}, bytes: {Keep.bytes}}}, or "
+            "leave it out for that.",
+        )
+        return KEEP
 
     def services(self, paths: t.Sequence[str]) -> t.Tuple[_services.Service, ...]:
         sound: t.List[_services.Service] = []

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from zclustermanager.sync import generation as generations
-from zclustermanager.sync import offers
+from zclustermanager.sync import offers, store
 from zclustermanager.sync.disk import DiskError
 from zclustermanager.sync.generation import Generation, Relation
 from zclustermanager.sync.replica import Offer, Replica
@@ -170,16 +170,23 @@ class SimulatedDisk:
     def own(self, directory: str, live: Manifest) -> str:
         return ""
 
-    def version(self, why: str) -> str:
-        return f"{next(self.numbers)}"
+    def make_room(self, replaced: Manifest) -> None:
+        self.effect()
+
+    def version(self, kind: str) -> str:
+        return kind
 
     def keep(self, version: str, entry: Entry) -> None:
         self.effect()
-        if (content := self.live.get(entry.path)) is not None:
+        # What the master has replaced is retired at once: nothing else may be missed.
+        if (content := self.live.get(entry.path)) is not None and version != store.REPLACED:
             self.versions.append(content)
 
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         self.effect()
+
+    def tidy(self) -> None:
+        pass
 
     def prepare(self, entry: Entry, token: str) -> None:
         self.effect()

@@ -14,7 +14,7 @@ from zclustermanager.sync.disk import LocalDisk
 from zclustermanager.sync.generation import Generation
 from zclustermanager.sync.operate import Asked, OperateError
 from zclustermanager.sync.replica import Replica
-from zclustermanager.sync.store import Store
+from zclustermanager.sync.store import REPLACED, Store
 from zclustermanager.sync.tree import Scanner
 
 
@@ -30,7 +30,7 @@ class Master:
     def passes_over(self, *paths: str) -> str:
         """A pass keeps these paths before it replaces them; the version."""
         live = self.disk.scan()
-        version = self.disk.version("0" * 32)
+        version = self.disk.version(REPLACED)
         entries = {p: live[p] for p in (f"{self.root}/{name}" for name in paths)}
         for entry in entries.values():
             self.disk.keep(version, entry)
@@ -50,7 +50,7 @@ def master(
     (root / "d/a.cfg").chmod(0o640)
     store.save(Generation("1" * 32, (), tree.digest(scanner.scan()), term=True))
     for name, value in {
-        "Store": lambda: store,
+        "Store": lambda **_: store,
         "_serves": lambda _: True,
         "_wake": lambda: True,
         "PAUSED": store.state / "sync-paused.json",

@@ -41,7 +41,8 @@ def test_plan_of_two_bare_nodes(pair: Any) -> None:
         ],
         "vips": [{"address": "198.18.10.100", "prefix": 24, "interface": "eth0"}],
         "witnesses": ["198.18.10.1", "198.18.20.1", "198.18.30.1"],
-        "sync": {"paths": ["/etc/haproxy"], "excludes": []},
+        "sync": {"paths": ["/etc/haproxy"], "excludes": [],
+                 "keep": {"count": 200, "bytes": 1073741824}},
         "services": [
             {"name": "haproxy", "unit": "haproxy.service", "paths": ["/etc/haproxy"],
              "validate": "haproxy -c -f /etc/haproxy/haproxy.cfg", "standby": "hot",

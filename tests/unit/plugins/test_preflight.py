@@ -215,6 +215,17 @@ def relative_directory_for_metrics(pair: Any) -> None:
     pair.declare(metrics_dir="metrics")
 
 
+@case(
+    "settings",
+    BOTH,
+    "zcluster_sync_keep",
+    "{'count': 0}",
+    "What is kept of overwritten files has a count and bytes, whole numbers above 0.",
+)
+def nothing_kept_of_overwritten_files(pair: Any) -> None:
+    pair.declare(sync_keep={"count": 0})
+
+
 @case("settings", BOTH, "zcluster_sync_paths", "/etc", "it contains /etc/zcluster")
 def all_of_etc_to_synchronize(pair: Any) -> None:
     pair.declare(sync_paths=["/etc"])

@@ -213,7 +213,7 @@ def _recover(_: argparse.Namespace) -> int:
     cluster = load()
     if cluster is None:
         return 0
-    store = Store()
+    store = Store(limits=cluster.sync_keep)
     store.ensure()
     disk = LocalDisk(store, tree.Scanner(cluster.sync_paths, cluster.sync_excludes))
     changed = Replica(disk, new_id).recover()

@@ -69,7 +69,7 @@ class Daemon:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.store = Store()
+        self.store = Store(limits=cluster.sync_keep)
         self.worker = SyncWorker(cluster, self.store)
         self.keeper = Keeper(cluster, peer_able=self._peer_could_serve)
         self.teller = Teller(cluster)

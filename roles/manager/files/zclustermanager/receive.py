@@ -96,7 +96,9 @@ def generation(cluster: Cluster, _: str, __: Any) -> dict[str, Any]:
 
 
 def _replica(cluster: Cluster) -> tuple[Replica, LocalDisk]:
-    disk = LocalDisk(Store(), tree.Scanner(cluster.sync_paths, cluster.sync_excludes))
+    disk = LocalDisk(
+        Store(limits=cluster.sync_keep), tree.Scanner(cluster.sync_paths, cluster.sync_excludes)
+    )
     return Replica(disk, new_id), disk
 
 

@@ -92,6 +92,17 @@ class Service:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """How much stays of what synchronization overwrote or removed: so many times, so many bytes."""
+
+    count: int = 200
+    bytes: int = 1 << 30
+
+
+KEEP = Keep()
+
+
+@dataclass(frozen=True)
 class Cluster:
     """All settings of the cluster, as both nodes have them, and who is local."""
 
@@ -114,6 +125,7 @@ class Cluster:
     track_interfaces: tuple[str, ...] = ()
     # Beside the virtual IPs, which the clients know: what else is on the master only.
     master_addresses: tuple[str, ...] = ()
+    sync_keep: Keep = KEEP
 
 
 def parse(data: dict[str, Any]) -> Cluster:
@@ -150,6 +162,7 @@ def parse(data: dict[str, Any]) -> Cluster:
                 str(ipaddress.ip_interface(entry["words"].split()[0]).ip)
                 for entry in data.get("master_only", {}).get("addresses", ())
             ),
+            sync_keep=Keep(**data["sync"].get("keep", {})),
         )
     except KeyError as error:
         raise SettingsError(f"{SETTINGS_FILE}: field {error} is missing") from error

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from .. import durable
 from . import tree
 from .generation import Generation
-from .store import RECORD, Store
+from .store import LATE, NEW, Store, kind
 from .tree import Entry, Manifest, Scanner
 
 # So many files are made durable one by one; above that the whole file system is cheaper.
@@ -77,8 +77,14 @@ class Disk(Protocol):
     def own(self, directory: str, live: Manifest) -> str:
         """A file in a directory that is not synchronized; empty for none."""
 
-    def version(self, why: str) -> str:
-        """Begin a kept version; its name."""
+    def tidy(self) -> None:
+        """Finish or forget versions whose making ended half-way."""
+
+    def make_room(self, replaced: Manifest) -> None:
+        """Have room to keep what is replaced."""
+
+    def version(self, kind: str) -> str:
+        """Begin a kept version (`store.REPLACED`…); its name."""
 
     def keep(self, version: str, entry: Entry) -> None:
         """Copy what is live at a path into a version."""
@@ -202,25 +208,46 @@ class LocalDisk:
                 "",
             )
 
-    def version(self, why: str) -> str:
+    def make_room(self, replaced: Manifest) -> None:
+        """On the file system of versions/."""
+        needed = sum(entry.size for entry in replaced.values())
+        if missing := self.store.make_room(needed):
+            raise DiskError(
+                f"no room to keep what is replaced: {missing} of {needed} bytes are missing on "
+                f"{self.store.state}; free some, or lower zcluster_sync_keep"
+            )
+
+    def version(self, kind: str) -> str:
         """A directory under versions/."""
-        return self.store.new_version(why)
+        return self.store.new_version(kind)
 
     def keep(self, version: str, entry: Entry) -> None:
         """With owner, mode and times, for `sync restore`."""
         if entry.kind == "directory":
             return
-        copy = self.store.versions / version / entry.path.lstrip("/")
+        copy = self.store.version(version) / entry.path.lstrip("/")
         copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.suppress(FileNotFoundError):
             self._copy(entry.path, copy)
 
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         """Beside the copies."""
-        durable.write_json(
-            self.store.versions / version / RECORD,
-            {"replaced": tree.dump(replaced), "added": added},
-        )
+        self.store.record(version, tree.dump(replaced), added)
+
+    def tidy(self) -> None:
+        """Unfinished versions hold copies, but for what was moved there: that is all there is."""
+        for unfinished in self.store.unfinished():
+            name = unfinished.name.removeprefix(NEW)
+            kept = Scanner([str(unfinished)], []).scan() if kind(name) == LATE else {}
+            found = {
+                path: replace(entry, path=path, link="")
+                for at, entry in kept.items()
+                if entry.kind != "directory" and (path := at.removeprefix(str(unfinished)))
+            }
+            if found:
+                self.record(name, found, [])
+            else:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
     def prepare(self, entry: Entry, token: str) -> None:
         """From what arrived in the stage."""
@@ -330,7 +357,7 @@ class LocalDisk:
 
     def keep_beside(self, version: str, token: str, path: str) -> Manifest:
         """Renamed where that is possible: who still writes to it then writes to what is kept."""
-        name, copy = self._beside(token, path), self.store.versions / version / path.lstrip("/")
+        name, copy = self._beside(token, path), self.store.version(version) / path.lstrip("/")
         copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             os.rename(name, copy)

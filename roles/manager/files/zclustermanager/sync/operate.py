@@ -28,12 +28,20 @@ from .farend import FarEnd
 from .generation import Relation
 from .replica import Replica
 from .stage import Late, StageError, bring
-from .store import RECORD, Store, new_id
+from .store import RESTORED, Store, kind, new_id
 from .tree import Entry, Manifest
 
 PAUSED = STATE_DIR / "sync-paused.json"
 VERSION = re.compile(r"[0-9A-Za-z-]+")
 PATIENCE = 120.0
+# What a version holds (store.kind), in words.
+WORDS = {
+    "replaced": "replaced by the master",
+    "drift": "edited here, replaced by the master",
+    "gaveway": "written here alone, gave way",
+    "late": "written while a pass replaced it",
+    "restored": "replaced by a restore",
+}
 # Larger files, and more of them, are named and not shown.
 SHOWN_BYTES, SHOWN_FILES = 1 << 16, 50
 
@@ -66,7 +74,7 @@ def pause_words(found: dict[str, Any]) -> str:
 
 
 def _local(cluster: Cluster) -> tuple[Store, LocalDisk, Replica]:
-    store = Store()
+    store = Store(limits=cluster.sync_keep)
     disk = LocalDisk(store, tree.Scanner(cluster.sync_paths, cluster.sync_excludes))
     return store, disk, Replica(disk, new_id)
 
@@ -102,7 +110,8 @@ def status(cluster: Cluster, _: Asked) -> dict[str, Any]:
         if theirs
         else None,
         "relation": relation,
-        "versions": len(_records(Store())),
+        "versions": len(records := Store().records()),
+        "versions_bytes": sum(record.get("bytes", 0) for record in records.values()),
         "paths": list(cluster.sync_paths),
         "excludes": list(cluster.sync_excludes),
     }
@@ -158,13 +167,6 @@ def resume(_: Cluster, asked: Asked) -> dict[str, Any]:
     return {"changed": before is not None, "paused": None}
 
 
-def _records(store: Store) -> dict[str, dict[str, Any]]:
-    """Kept versions, oldest first, with what each is about."""
-    found = sorted(store.versions.iterdir()) if store.versions.is_dir() else []
-    records = {kept.name: durable.read_json(kept / RECORD) for kept in found}
-    return {name: record for name, record in records.items() if record is not None}
-
-
 def _inside(path: str, below: str) -> bool:
     return not below or path == below or path.startswith(below.rstrip("/") + "/")
 
@@ -175,11 +177,12 @@ def versions(cluster: Cluster, asked: Asked) -> dict[str, Any]:
         {
             "version": name,
             "path": entry["path"],
+            "why": WORDS.get(kind(name), kind(name)),
             "kind": entry["kind"],
             "size": entry["size"],
             "sha256": entry["sha256"][:12],
         }
-        for name, record in _records(Store()).items()
+        for name, record in Store().records().items()
         for entry in record["replaced"]
         if entry["kind"] != "directory" and _inside(entry["path"], asked.path)
     ]
@@ -188,7 +191,7 @@ def versions(cluster: Cluster, asked: Asked) -> dict[str, Any]:
 
 def kept(store: Store, version: str, path: str) -> Manifest:
     """What a version keeps of a path, and below it; OperateError when it keeps nothing of it."""
-    record = _records(store).get(version) if VERSION.fullmatch(version) else None
+    record = store.records().get(version) if VERSION.fullmatch(version) else None
     if record is None:
         raise OperateError(f"there is no version {version!r}")
     found = {p: e for p, e in tree.undump(record["replaced"]).items() if _inside(p, path)}
@@ -235,8 +238,9 @@ def restore(cluster: Cluster, asked: Asked) -> dict[str, Any]:
 def _write(
     disk: LocalDisk, contents: Path, live: Manifest, entries: Manifest, paths: list[str]
 ) -> None:
-    version = disk.version("restore")
     replaced = {p: live[p] for p in paths if p in live}
+    disk.make_room(replaced)
+    version = disk.version(RESTORED)
     for entry in replaced.values():
         disk.keep(version, entry)
     disk.record(version, replaced, [p for p in paths if p not in live])
@@ -361,7 +365,9 @@ VERBS: dict[str, Callable[[Cluster, Asked], dict[str, Any]]] = {
 def text(verb: str, answer: dict[str, Any]) -> str:
     """An answer for a person on the node itself."""
     if verb == "versions":
-        rows = [f"{v['path']}@{v['version']}  {v['size']} bytes" for v in answer["versions"]]
+        rows = [
+            f"{v['path']}@{v['version']}  {v['size']} bytes  {v['why']}" for v in answer["versions"]
+        ]
         return "\n".join(rows) or "nothing is kept"
     if verb == "resolve":
         rows = [

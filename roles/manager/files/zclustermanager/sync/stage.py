@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import durable
 from . import generation as generations
 from . import tree
 from .disk import Disk, DiskError
 from .generation import Answer, Generation
-from .store import RECORD, Store
+from .store import DRIFT, GAVE_WAY, LATE, REPLACED, Store
 from .tree import Entry, Manifest, Scanner
 
 FINISHED = (Answer.ACCEPT, Answer.JOIN, Answer.EQUAL)
@@ -142,18 +141,26 @@ def begin(disk: Disk, stage: Stage, live: Manifest) -> None:
     paths = tree.differing(live, stage.target)
     try:
         if paths:
-            version = disk.version(stage.generation.id or "none")
             replaced = {path: live[path] for path in paths if path in live}
+            disk.make_room(replaced)
+            _prepare(disk, stage, paths)
+            version = disk.version(_kind(disk.generation(), live))
             for entry in replaced.values():
                 disk.keep(version, entry)
             disk.record(version, replaced, [path for path in paths if path not in live])
-            _prepare(disk, stage, paths)
             disk.settle()
         _log(disk, stage, paths, live)
     except (OSError, DiskError):
         disk.drop(stage.token)
         _sweep(disk)
         raise
+
+
+def _kind(mine: Generation, live: Manifest) -> str:
+    """What a pass replaces: what the other node had too, or what is nowhere else."""
+    if tree.digest(live) != mine.digest:
+        return DRIFT
+    return REPLACED if mine.id is not None and mine.id == mine.known else GAVE_WAY
 
 
 def _prepare(disk: Disk, stage: Stage, paths: list[str]) -> None:
@@ -273,7 +280,7 @@ class Late:
         self._keep(copy)
 
     def _keep(self, bring: Callable[[str], Manifest]) -> None:
-        self.version = self.version or self.disk.version("late")
+        self.version = self.version or self.disk.version(LATE)
         self.kept |= bring(self.version)
         self.disk.record(self.version, self.kept, [])
         self.disk.settle()
@@ -318,6 +325,7 @@ def recover(disk: Disk) -> list[str]:
     open term, or a newer generation). Returns every path that the passes were about.
     """
     changed: list[str] = []
+    disk.tidy()
     tokens = disk.tokens()
     if tokens:
         _sweep(disk)
@@ -354,10 +362,8 @@ def undo(store: Store) -> list[str]:
     For a cluster that did not come about: the node is to be as it was before.
     """
     restored: list[str] = []
-    for kept in sorted(store.versions.iterdir(), reverse=True) if store.versions.is_dir() else []:
-        record = durable.read_json(kept / RECORD)
-        if record is None:
-            continue
+    for version, record in reversed(store.records().items()):
+        kept = store.versions / version
         for path in sorted(record["added"], reverse=True):
             with contextlib.suppress(OSError):
                 if os.path.isdir(path) and not os.path.islink(path):

@@ -5,20 +5,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import durable
-from ..settings import RUNTIME_DIR, STATE_DIR
+from ..settings import KEEP, RUNTIME_DIR, STATE_DIR, Keep
 from . import generation as generations
 from .generation import Generation
 
-KEPT_VERSIONS = 50
 RECORD = ".replaced.json"
 LAID_OUT = ("candidate-*", "diff-*", "dropped-*")
+NEW = ".new-"
+NUMBER = re.compile(r"(\d{8})-")
+# What a version holds: content that the master had too, and has replaced; or what exists nowhere
+# else. The second is not given up for the first.
+REPLACED, DRIFT, GAVE_WAY, LATE, RESTORED = "replaced", "drift", "gaveway", "late", "restored"
 
 
 def new_id() -> str:
@@ -32,6 +38,7 @@ class Store:
 
     state: Path = STATE_DIR
     runtime: Path = RUNTIME_DIR
+    limits: Keep = KEEP
 
     @property
     def incoming(self) -> Path:
@@ -78,26 +85,56 @@ class Store:
             stage.rename(gone)
             durable.fsync_directory(self.incoming)
         shutil.rmtree(gone, ignore_errors=True)
-        self.retire()
 
-    def new_version(self, why: str) -> str:
-        """A new directory under versions/ for what a pass replaces; its name."""
+    def new_version(self, kind: str) -> str:
+        """A directory under versions/ for what a pass replaces, new until `record`; its name.
+
+        Numbered, for a clock may be wrong; the time in the name is for people.
+        """
+        numbers = [int(n[1]) for p in self._all() if (n := NUMBER.match(p.name.removeprefix(NEW)))]
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        number = 0
-        while True:
-            name = f"{stamp}-{number:03d}-{why[:8]}"
-            try:
-                (self.versions / name).mkdir(parents=True, mode=0o700)
-            except FileExistsError:
-                number += 1
-                continue
-            return name
+        name = f"{max(numbers, default=0) + 1:08d}-{stamp}-{kind}"
+        (self.versions / f"{NEW}{name}").mkdir(parents=True, mode=0o700)
+        return name
+
+    def version(self, name: str) -> Path:
+        """Where a version is, or is being made."""
+        made = self.versions / name
+        return made if made.exists() else self.versions / f"{NEW}{name}"
+
+    def record(self, name: str, replaced: list[dict[str, Any]], added: list[str]) -> None:
+        """Note durably what a version is about: from now on it is one."""
+        where = self.version(name)
+        size = sum(p.lstat().st_size for p in where.rglob("*") if p.is_file() and p.name != RECORD)
+        document = {"replaced": replaced, "added": added, "bytes": size}
+        durable.write_json(where / RECORD, document)
+        if where.name != name:
+            where.rename(self.versions / name)
+            durable.fsync_directory(self.versions)
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Kept versions, oldest first, with what each is about."""
+        found = {kept.name: durable.read_json(kept / RECORD) for kept in self._all()}
+        return {n: record for n, record in found.items() if record and not n.startswith(NEW)}
+
+    def unfinished(self) -> list[Path]:
+        """Versions whose making ended half-way."""
+        return [kept for kept in self._all() if kept.name.startswith(NEW)]
+
+    def _all(self) -> list[Path]:
+        return sorted(self.versions.iterdir()) if self.versions.is_dir() else []
 
     def retire(self) -> None:
-        """Remove the oldest versions beyond the limit."""
-        kept = sorted(self.versions.iterdir()) if self.versions.is_dir() else []
-        for old in kept[:-KEPT_VERSIONS]:
-            shutil.rmtree(old, ignore_errors=True)
+        """Remove the oldest versions beyond the limits; the newest of either sort stays."""
+        for old in beyond(self.records(), self.limits):
+            shutil.rmtree(self.versions / old, ignore_errors=True)
+
+    def make_room(self, needed: int) -> int:
+        """Give up what the master has replaced, oldest first, for these bytes; those missing."""
+        versions = [name for name in self.records() if kind(name) == REPLACED]
+        while (missing := needed - shutil.disk_usage(self.state).free) > 0 and versions:
+            shutil.rmtree(self.versions / versions.pop(0), ignore_errors=True)
+        return max(missing, 0)
 
     def sweep(self) -> None:
         """Remove what a kill or a power loss left of copies that are laid out to be looked at.
@@ -113,3 +150,21 @@ class Store:
         for directory in (self.incoming, self.outgoing, self.frozen, self.versions):
             directory.mkdir(parents=True, exist_ok=True)
             os.chmod(directory, 0o700)
+
+
+def kind(version: str) -> str:
+    """What a version holds, by its name."""
+    return version.rpartition("-")[2]
+
+
+def beyond(records: dict[str, dict[str, Any]], limits: Keep) -> list[str]:
+    """Versions that are too many, or too large together: counted apart for either sort."""
+    gone = []
+    for replaced in (True, False):
+        size = 0
+        mine = [name for name in sorted(records) if (kind(name) == REPLACED) == replaced]
+        for number, name in enumerate(reversed(mine)):
+            size += records[name].get("bytes", 0)
+            if number and (number >= limits.count or size > limits.bytes):
+                gone.append(name)
+    return gone

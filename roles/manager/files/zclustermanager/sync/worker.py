@@ -53,6 +53,7 @@ class SyncWorker(threading.Thread):
         self.synced_at: float | None = None
         self.behind_since: float | None = time.monotonic()
         self._full = False
+        self._retire_at = 0.0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # What was live when it last was the generation: what differs from it is drift.
         self._reference: tree.Manifest | None = None
@@ -126,6 +127,7 @@ class SyncWorker(threading.Thread):
             self.result = Pass("pending", f"{error}{unknown}")
         except Exception as error:  # noqa: BLE001 - the thread must outlive any pass
             self.result = Pass("failed", str(error))
+        self._retire()
         if self.result.state == "in sync":
             self.synced_at, self.behind_since = time.monotonic(), None
             self.store.thaw()
@@ -151,6 +153,13 @@ class SyncWorker(threading.Thread):
         self._told_by_peer = {
             name: outcome for name, outcome in self._told_by_peer.items() if name not in services
         } | told
+
+    def _retire(self) -> None:
+        """Kept versions beyond the limits go now and then: no pass waits for it."""
+        if time.monotonic() >= self._retire_at:
+            self._retire_at = time.monotonic() + SLOW_PASS
+            with self.store.lock():
+                self.store.retire()
 
     def _look(self, *, full: bool, force: bool) -> Pass:
         if found := operate.paused():
