@@ -96,6 +96,14 @@ def test_healthy_master_and_backup_are_green_in_zevenets_words(cluster: Cluster)
             "synchronization diverged: both changed",
         ),
         (
+            replace(HEALTHY_BACKUP, sync=Sync("diverged", "both changed")),
+            "synchronization diverged: both changed",
+        ),
+        (
+            replace(HEALTHY_MASTER, sync=Sync("pending", "n2: no answer", sending=True, lag=61)),
+            "synchronization pending for 61 s: n2: no answer",
+        ),
+        (
             replace(HEALTHY_BACKUP, tables=Tables(here=250_000, room=262_144)),
             "no room for connections: 250000 of 262144",
         ),
@@ -128,6 +136,26 @@ def test_whatever_is_wrong_is_red_and_named(
     answer = decide(cluster, seen)
     assert answer["status"] == "failure"
     assert words in answer["message"]
+
+
+def test_what_waits_for_a_moment_is_green_and_an_edit_on_the_backup_is_named(
+    cluster: Cluster,
+) -> None:
+    sending = replace(HEALTHY_MASTER, sync=Sync("pending", "sending", sending=True, lag=2.0))
+    assert decide(cluster, sending)["status"] == "ok"
+    edited = replace(HEALTHY_BACKUP, sync=Sync("pending", "edited here (/etc/x)"))
+    answer = decide(cluster, edited)
+    assert answer["status"] == "ok"
+    assert answer["message"] == "Node online and passive; edited here (/etc/x)"
+
+
+def test_pause_is_orange_on_either_node_with_who_and_why(cluster: Cluster) -> None:
+    for healthy in (HEALTHY_MASTER, HEALTHY_BACKUP):
+        answer = decide(
+            cluster, replace(healthy, sync=Sync("paused", "paused by ann: racks", True))
+        )
+        assert answer["status"] == "maintenance"
+        assert answer["message"].endswith("; synchronization paused by ann: racks")
 
 
 def test_dead_peer_is_said_but_does_not_make_the_survivor_red(cluster: Cluster) -> None:

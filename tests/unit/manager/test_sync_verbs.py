@@ -52,7 +52,7 @@ def master(
     for name, value in {
         "Store": lambda **_: store,
         "_serves": lambda _: True,
-        "_wake": lambda: True,
+        "wake": lambda: True,
         "PAUSED": store.state / "sync-paused.json",
     }.items():
         monkeypatch.setattr(operate, name, value)

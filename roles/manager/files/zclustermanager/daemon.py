@@ -94,6 +94,7 @@ class Daemon:
         )
         self.readiness = readiness.Watch(cluster, self.prober.blind)
         self._peer_seen_at = time.monotonic()
+        self._peer_away = False
         self.commits = conntrack.StandbyCommits(
             [vip.address for vip in cluster.vips],
             standing_by=lambda: self.applied is Role.BACKUP and not addresses.held(cluster),
@@ -208,7 +209,10 @@ class Daemon:
         """A keepalived kept down for older settings starts once the peer has no newer ones."""
         peer, now = self.prober.peer(), time.monotonic()
         if peer is not None:
+            if self._peer_away:
+                self.worker.peer_is_back()
             self._peer_seen_at = now
+        self._peer_away = peer is None
         if not revision.held_back():
             return
         if peer is None:

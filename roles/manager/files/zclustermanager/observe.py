@@ -152,6 +152,7 @@ def _sync(daemon: dict[str, Any] | None) -> Sync:
         bool(daemon["sending"]),
         known,
         time.time() - daemon["at"],
+        float(told["lag"]),
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ USER = "zcluster"
 
 class PeerError(Exception):
     """The peer did not answer, or said no; the text says what it said."""
+
+
+class RefusedError(PeerError):
+    """The peer answered, and cannot or will not take it: that does not pass by itself."""
+
+
+# What rsync says of a file, on either side; what it says of the connection has no such words.
+RSYNC_FAILED = re.compile(r"^rsync: .*\bfailed\b.*$", re.MULTILINE)
 
 
 def ssh_command() -> list[str]:
@@ -69,7 +78,8 @@ def ask(cluster: Cluster, request: str, payload: Any = None, timeout: float = 30
     except json.JSONDecodeError as error:
         raise PeerError(f"{cluster.peer.hostname} answered what is not JSON: {error}") from error
     if "error" in answer:
-        raise PeerError(f"{cluster.peer.hostname}: {answer['error']}")
+        kind = PeerError if answer.get("passing") else RefusedError
+        raise kind(f"{cluster.peer.hostname}: {answer['error']}")
     return answer
 
 
@@ -97,5 +107,8 @@ def _rsync(cluster: Cluster, source: str, target: str, timeout: float) -> None:
         ],
         timeout=timeout,
     )
-    if not outcome.ok:
-        raise PeerError(f"{cluster.peer.hostname}: rsync: {outcome.words}")
+    if outcome.ok:
+        return
+    if failed := RSYNC_FAILED.search(outcome.err):
+        raise RefusedError(f"{cluster.peer.hostname}: {failed[0]}")
+    raise PeerError(f"{cluster.peer.hostname}: rsync: {outcome.words}")

@@ -57,6 +57,10 @@ class RequestError(Exception):
     """A request that is not answered; the text says why, to the peer and to the journal."""
 
 
+class PassingError(RequestError):
+    """Not now: nothing is wrong."""
+
+
 def parse(command: str) -> tuple[str, str]:
     """Split a request into its verb and its stage token; RequestError for anything else."""
     if match := RSYNC.fullmatch(command):
@@ -105,13 +109,15 @@ def _replica(cluster: Cluster) -> tuple[Replica, LocalDisk]:
 def offer(cluster: Cluster, _: str, document: Any) -> dict[str, Any]:
     """Judge a sender's generation; on accept open a stage and name the contents wanted."""
     if found := operate.paused():
-        raise RequestError(f"synchronization is {operate.pause_words(found)}")
-    replica, _disk = _replica(cluster)
+        raise PassingError(f"synchronization is {operate.pause_words(found)}")
+    replica, disk = _replica(cluster)
     reply = replica.judge(
         offers.undump(document, cluster), i_am_master=_master(cluster), token=uuid.uuid4().hex
     )
     activation.passive(cluster, reply.pop("finished"))
     reply["differing"] = reply.get("differing", [])[:MOST_NAMED]
+    if disk.store.tell_verdict(reply["differing"], reply["generation"]["id"]):
+        operate.wake()
     return reply
 
 
@@ -162,7 +168,7 @@ def freeze(cluster: Cluster, token: str, document: Any) -> dict[str, Any]:
     directory.mkdir(parents=True, mode=0o700)
     if not copy_contents(disk.scan(), set(document["need"]), directory):
         shutil.rmtree(directory, ignore_errors=True)
-        raise RequestError("files change while they are read; try again")
+        raise PassingError("files change while they are read; trying again")
     return {"frozen": token}
 
 
@@ -244,6 +250,6 @@ def main() -> int:
     except REFUSED as error:
         text = str(error) if not isinstance(error, KeyError) else f"field {error} is missing"
         print(f"request {header.get('command', '')[:80]!r} refused: {text}", file=sys.stderr)
-        answer = {"error": text}
+        answer = {"error": text, "passing": isinstance(error, PassingError)}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0

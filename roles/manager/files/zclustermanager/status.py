@@ -14,6 +14,8 @@ from .settings import Cluster
 
 # Seconds without a report of a peer that is reachable.
 REPORTS_SILENT = 5.0
+# Seconds after which a peer that answers and is still not in sync is no matter of waiting.
+PENDING_LONG = 60.0
 ONLINE = {"master": "Node online and active", "backup": "Node online and passive"}
 
 
@@ -38,6 +40,7 @@ class Sync:
     sending: bool = False
     generation: dict[str, Any] = field(default_factory=dict)
     age: float | None = None
+    lag: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,10 @@ def checks(cluster: Cluster, seen: Observation) -> list[Check]:
         results.append(Check(f"service {name}", False, words))
     if seen.sync.state in ("failed", "diverged"):
         results.append(Check("sync", False, f"synchronization {seen.sync.state}: {seen.sync.why}"))
+    elif seen.sync.state == "pending" and mine == "master" and seen.peer.reachable:
+        behind = seen.sync.lag > PENDING_LONG
+        detail = f"synchronization pending for {seen.sync.lag:.0f} s: {seen.sync.why}"
+        results.append(Check("sync", not behind, detail if behind else ""))
     return results
 
 
@@ -254,6 +261,8 @@ def decide(cluster: Cluster, seen: Observation) -> dict[str, Any]:
             message += f"; not ready: {', '.join(seen.not_ready)}"
         elif seen.waits:
             message += f"; {seen.waits}"
+        elif mine == "backup" and seen.sync.state == "pending":
+            message += f"; {seen.sync.why}"
     if starting := [str(told["name"]) for told in seen.services if told["state"] == "starting"]:
         message += f"; starting: {', '.join(starting)}"
     # Shown, not red: that is how it is in the middle of an update.

@@ -79,7 +79,7 @@ def _local(cluster: Cluster) -> tuple[Store, LocalDisk, Replica]:
     return store, disk, Replica(disk, new_id)
 
 
-def _wake() -> bool:
+def wake() -> bool:
     """Have the daemon look again, at everything (it listens to SIGUSR1)."""
     return processes.run(
         ["systemctl", "kill", "--kill-whom=main", "--signal=USR1", "zcluster.service"]
@@ -128,7 +128,7 @@ def now(cluster: Cluster, asked: Asked) -> dict[str, Any]:
         raise OperateError("zclustermanager does not answer; see systemctl status zcluster")
     if asked.check:
         return {"changed": False, **before["sync"]}
-    _wake()
+    wake()
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         after = observe.ask_daemon()
@@ -152,7 +152,7 @@ def pause(_: Cluster, asked: Asked) -> dict[str, Any]:
     if not asked.check:
         durable.write_json(PAUSED, found, mode=0o644)
         journal.record("sync-paused", who=found["who"], why=found["why"])
-        _wake()
+        wake()
     return {"changed": True, "paused": found}
 
 
@@ -163,7 +163,7 @@ def resume(_: Cluster, asked: Asked) -> dict[str, Any]:
         PAUSED.unlink(missing_ok=True)
         durable.fsync_directory(PAUSED.parent)
         journal.record("sync-resumed", who=asked.who or getpass.getuser())
-        _wake()
+        wake()
     return {"changed": before is not None, "paused": None}
 
 
@@ -231,7 +231,7 @@ def restore(cluster: Cluster, asked: Asked) -> dict[str, Any]:
     if paths and not asked.check:
         replica.observe()
         journal.record("sync-restored", version=asked.version, paths=paths[:20])
-        _wake()
+        wake()
     return {"changed": bool(paths), "restored": paths, "version": asked.version}
 
 
@@ -284,7 +284,7 @@ def resolve(cluster: Cluster, asked: Asked) -> dict[str, Any]:
     except StageError as error:
         raise OperateError(str(error)) from error
     journal.record("sync-resolved", keep=asked.keep, generation=generation.id)
-    _wake()
+    wake()
     return answer | {"changed": True}
 
 

@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,6 +69,7 @@ class Sender:
         serving: Callable[[], bool] = lambda: True,
         validate: Callable[[Stage], None] = lambda _: None,
         activate: Callable[[list[str]], object] = lambda _: None,
+        begins: Callable[[], object] = lambda: None,
     ) -> None:
         self.replica = replica
         self.peer = peer
@@ -76,6 +77,7 @@ class Sender:
         self.serving = serving
         self.validate = validate
         self.activate = activate
+        self.begins = begins
         self.acknowledged: str | None = None
         # Whether the peer was asked if it is ahead, since this node began to send.
         self.checked = False
@@ -93,6 +95,8 @@ class Sender:
             known = offer.generation.id is not None and offer.generation.id == self.acknowledged
             if known and not force:
                 return Pass("in sync", pulled=pulled)
+            if not known:
+                self.begins()
             self.acknowledged = None
             if not self.reached:
                 self.peer.reach()
@@ -153,11 +157,18 @@ class Sender:
         if answer is Answer.DIVERGED:
             return Pass(
                 "diverged",
-                "both nodes changed while apart; nothing was overwritten (differing: "
-                f"{', '.join(differing[:5])}); see zcluster sync resolve",
+                diverged_words(differing),
                 differing=differing,
             )
         return Pass("failed", "the peer is master too; nothing was sent")
+
+
+def diverged_words(differing: Sequence[str]) -> str:
+    """Why nothing is sent, and who can help."""
+    return (
+        "both nodes changed while apart; nothing was overwritten (differing: "
+        f"{', '.join(differing[:5])}); see zcluster sync resolve"
+    )
 
 
 def freezer(

@@ -145,6 +145,26 @@ class Store:
         for directory in (*left, *self.runtime.glob("try-*")):
             shutil.rmtree(directory, ignore_errors=True)
 
+    def tell_verdict(self, differing: list[str], mine: str | None) -> bool:
+        """Note that the peer's content and generation `mine` diverged; no paths: they did not.
+
+        True when that is news.
+        """
+        verdict = {"mine": mine, "differing": differing} if differing else None
+        file = self.runtime / "sync-verdict.json"
+        if durable.read_json(file) == verdict:
+            return False
+        if verdict is None:
+            file.unlink(missing_ok=True)
+        else:
+            durable.write_json(file, verdict)
+        return True
+
+    def verdict(self) -> list[str]:
+        """Paths in which this node diverged from its peer, as far as both still have that."""
+        found = durable.read_json(self.runtime / "sync-verdict.json")
+        return found["differing"] if found and found["mine"] == self.generation().id else []
+
     def ensure(self) -> None:
         """Create the directories (0700: they hold copies of configuration, keys included)."""
         for directory in (self.incoming, self.outgoing, self.frozen, self.versions):

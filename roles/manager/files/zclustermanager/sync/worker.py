@@ -15,7 +15,7 @@ from ..settings import Cluster
 from . import candidate, farend, inotify, operate, tree
 from .disk import LocalDisk
 from .replica import Replica
-from .sender import Pass, Sender, freezer
+from .sender import Pass, Sender, diverged_words, freezer
 from .store import Store, new_id
 
 FULL_PASS = 600.0
@@ -44,6 +44,7 @@ class SyncWorker(threading.Thread):
             serving=lambda: bool(addresses.held(cluster)),
             validate=lambda stage: candidate.validate(cluster, store, stage),
             activate=self._activate,
+            begins=self._begins,
         )
         self.sending = False
         self.result = Pass("pending", "not looked yet")
@@ -63,6 +64,17 @@ class SyncWorker(threading.Thread):
         with activation.alone():
             services = activation.depending(self.cluster.services, changed)
             activation.run(self.cluster, services, master=True)
+
+    def _begins(self) -> None:
+        """There is something to send: until the peer has it all, the nodes are not in sync."""
+        if self.result.state == "in sync":
+            self.result = Pass("pending", "sending")
+            self.behind_since = time.monotonic()
+
+    def peer_is_back(self) -> None:
+        """What it had before is not known to be there any more."""
+        self.sender.acknowledged = None
+        self.wake()
 
     def wake(self) -> None:
         """Something may have changed: look soon."""
@@ -122,6 +134,8 @@ class SyncWorker(threading.Thread):
         try:
             self._watch(watcher)
             self.result = self._look(full=full, force=full or before.state == "failed")
+        except peer.RefusedError as error:
+            self.result = Pass("failed", str(error))
         except peer.PeerError as error:
             unknown = "" if self.sender.checked or not self.sending else UNCHECKED
             self.result = Pass("pending", f"{error}{unknown}")
@@ -137,7 +151,10 @@ class SyncWorker(threading.Thread):
         self.hear(self.result.services)
         if (self.result.state, self.result.why) != (before.state, before.why):
             journal.record("sync", state=self.result.state, why=self.result.why)
-        return self.result.state in ("in sync", "paused")
+        # A backup waits for nobody: what it may say is looked at again as ever.
+        return self.result.state in ("in sync", "paused") or (
+            not self.sending and self.result.state != "failed"
+        )
 
     def hear(self, services: dict[str, Any]) -> None:
         """What became of the services on the peer, learned with the pass: kept here if it is bad.
@@ -176,6 +193,8 @@ class SyncWorker(threading.Thread):
             mine = self.store.generation()
         if mine.id is None:
             return Pass("pending", "nothing received from the master yet")
+        if differing := self.store.verdict():
+            return Pass("diverged", diverged_words(differing), differing=tuple(differing))
         if tree.digest(live) == mine.digest:
             self._reference = live
             return Pass("in sync")
@@ -183,7 +202,7 @@ class SyncWorker(threading.Thread):
         paths = tuple(tree.differing(self._reference or {}, live)) if known else ()
         named = f" ({', '.join(paths[:5])})" if paths else ""
         return Pass(
-            "in sync",
+            "pending",
             f"edited here{named}; the next pass from the master replaces it, and keeps it",
             differing=paths,
         )

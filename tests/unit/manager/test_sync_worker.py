@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# What synchronization says of itself is true while a pass is under way and when it is refused.
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from zclustermanager import peer, processes
+from zclustermanager.settings import Cluster
+from zclustermanager.sync import operate, tree, worker
+from zclustermanager.sync.generation import Generation
+from zclustermanager.sync.sender import Pass
+from zclustermanager.sync.store import Store
+from zclustermanager.sync.tree import Scanner
+
+
+@pytest.fixture
+def node(
+    disk: Callable[[str], tuple[Path, Store, Scanner]],
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> worker.SyncWorker:
+    root, store, scanner = disk("n1")
+    (root / "a.cfg").write_text("one")
+    store.save(Generation("1" * 32, (), tree.digest(scanner.scan()), known="1" * 32))
+    monkeypatch.setattr(worker.journal, "record", lambda *_, **__: None)
+    monkeypatch.setattr(worker.addresses, "held", lambda _: ["198.18.10.100"])
+    monkeypatch.setattr(operate, "PAUSED", store.state / "sync-paused.json")
+    return worker.SyncWorker(dataclasses.replace(cluster, sync_paths=(str(root),)), store)
+
+
+def root(node: worker.SyncWorker) -> Path:
+    return Path(node.cluster.sync_paths[0])
+
+
+def test_while_something_is_sent_the_nodes_are_not_in_sync(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+
+    def ask(_: Cluster, request: str, *__: Any, **___: Any) -> dict[str, Any]:
+        said.append((request, node.report()["state"]))
+        return {"answer": "equal"}
+
+    monkeypatch.setattr(peer, "ask", ask)
+    node.start_sending()
+    node.result, node.behind_since = Pass("in sync"), None
+    node.result = node._look(full=False, force=False)
+    assert said == [("generation", "pending"), ("offer", "pending")]
+    assert node.result.state == "in sync"
+
+
+def test_what_the_peer_refuses_is_failed_and_a_pause_of_it_is_not(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(
+        ('{"error": "No space left on device"}', '{"error": "paused by ann", "passing": true}')
+    )
+    monkeypatch.setattr(processes, "run", lambda *_, **__: processes.Outcome(0, next(answers), ""))
+    with pytest.raises(peer.RefusedError, match="n2: No space left"):
+        peer.ask(cluster, "commit")
+    with pytest.raises(peer.PeerError) as passing:
+        peer.ask(cluster, "offer")
+    assert not isinstance(passing.value, peer.RefusedError)
+
+
+FULL = """\
+rsync: [receiver] write failed on "/x": No space left on device (28)
+rsync error: error in file IO (code 11) at receiver.c(381) [receiver=3.2.7]
+"""
+LOST = """\
+rsync: connection unexpectedly closed (0 bytes received so far) [sender]
+rsync error: unexplained error (code 255) at io.c(232) [sender=3.2.7]
+"""
+
+
+@pytest.mark.parametrize(("err", "kind"), [(FULL, peer.RefusedError), (LOST, peer.PeerError)])
+def test_rsync_says_what_is_full_and_a_lost_connection_is_no_refusal(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, err: str, kind: type
+) -> None:
+    monkeypatch.setattr(processes, "run", lambda *_, **__: processes.Outcome(11, "", err))
+    with pytest.raises(peer.PeerError) as raised:
+        peer.send_contents(cluster, Path("/nowhere"), "0" * 32)
+    assert type(raised.value) is kind
+    assert ("No space left" in str(raised.value)) == (kind is peer.RefusedError)
+
+
+def test_edit_on_a_backup_is_pending_and_named(node: worker.SyncWorker) -> None:
+    assert node._look(full=False, force=False) == Pass("in sync")
+    (root(node) / "a.cfg").write_text("by hand")
+    found = node._look(full=False, force=False)
+    assert found.state == "pending"
+    assert f"edited here ({root(node)}/a.cfg)" in found.why
+
+
+def test_backup_that_diverged_says_so_until_it_has_another_generation(
+    node: worker.SyncWorker,
+) -> None:
+    assert node.store.tell_verdict(["/etc/a"], "1" * 32)
+    assert not node.store.tell_verdict(["/etc/a"], "1" * 32)
+    found = node._look(full=False, force=False)
+    assert (found.state, found.differing) == ("diverged", ("/etc/a",))
+    node.store.save(dataclasses.replace(node.store.generation(), id="2" * 32))
+    assert node._look(full=False, force=False).state == "in sync"
+    assert node.store.tell_verdict([], "2" * 32)
+
+
+def test_peer_that_comes_back_is_asked_what_it_has(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def ask(_: Cluster, request: str, *__: Any, **___: Any) -> dict[str, Any]:
+        asked.append(request)
+        return {"answer": "equal"}
+
+    monkeypatch.setattr(peer, "ask", ask)
+    node.start_sending()
+    node._look(full=False, force=False)
+    node._look(full=False, force=False)
+    assert asked == ["generation", "offer"]
+    node.peer_is_back()
+    node._look(full=False, force=False)
+    assert asked == ["generation", "offer", "offer"]
