@@ -136,6 +136,14 @@ def _inventory(name: str, kind: Kind, text: str, **more: object) -> Param:
     return Param(name, kind, text, Goes.INVENTORY, **more)  # type: ignore[arg-type]
 
 
+REPLACE_BACKUP = Param(
+    "replace_backup",
+    Kind.FLAG,
+    "yes, replace managed configuration on the future backup (the old one is kept)",
+    Goes.VARIABLE,
+    variable="zcluster_replace_backup",
+)
+
 CREATE_PARAMS = (
     _inventory("name", Kind.NAME, "name of the cluster", positional=True),
     _inventory(
@@ -176,13 +184,7 @@ CREATE_PARAMS = (
     ),
     _inventory("user", Kind.TEXT, "the user Ansible logs in as (default root)"),
     _inventory("key", Kind.PATH, "your private SSH key (default ~/.ssh/id_ed25519)"),
-    Param(
-        "replace_backup",
-        Kind.FLAG,
-        "yes, replace managed configuration on the future backup (the old one is kept)",
-        Goes.VARIABLE,
-        variable="zcluster_replace_backup",
-    ),
+    REPLACE_BACKUP,
     Param(
         "password_stdin",
         Kind.FLAG,
@@ -602,6 +604,7 @@ ACTIONS: tuple[Action, ...] = (
                 Goes.VARIABLE,
                 variable="zcluster_with_ip",
             ),
+            REPLACE_BACKUP,
             Param(
                 "password_stdin",
                 Kind.FLAG,

@@ -31,7 +31,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # it has no types
         answer = self._ask(args, task_vars)
         if _run_identity.is_dead(str(answer.get("held_by") or "")):
             answer = self._ask({**args, "dead": answer["held_by"]}, task_vars)
-        if answer.get("granted"):
+        if answer.get("granted") and not self._task.check_mode:
             # By this clock, and not the node's: role lease asks whether it is time to renew.
             answer["ansible_facts"] = {"zcluster_lease_renewed": time.time()}
         elif answer.get("message"):

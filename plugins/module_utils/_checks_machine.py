@@ -381,9 +381,21 @@ def membership(view: View) -> t.Iterator[Finding]:
                 f"Take it out first (zcluster unset for {other}), or choose another node.",
             )
             continue
-        members = {str(n.get("hostname")) for n in node.cluster.get("nodes", [])}
-        strangers = sorted(members - names)
-        if strangers and not view.unseen:
+        nodes = node.cluster.get("nodes", [])
+        members = {str(n.get("hostname")): str(n.get("inventory_hostname")) for n in nodes}
+        strangers = sorted(set(members) - names)
+        other_host = view.other(host)
+        if strangers and not view.unseen and members[strangers[0]] == other_host:
+            found = view.seen[other_host].system.hostname
+            yield error(
+                other_host,
+                "hostname",
+                found,
+                f"The cluster knows this node by the hostname {strangers[0]}.",
+                f"Give the machine that name (hostnamectl set-hostname {strangers[0]}), then run "
+                "this again.",
+            )
+        elif strangers and not view.unseen:
             yield error(
                 host,
                 "zcluster_name",

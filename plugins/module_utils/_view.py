@@ -69,9 +69,13 @@ class View:
 
     @property
     def pair(self) -> t.Optional[t.Tuple[str, str]]:
-        """(future master, future backup) when both were seen."""
+        """(future master, future backup) when both were seen; who serves is never the backup."""
         master, backup = self.settings.initial_master, self.settings.backup
-        return (master, backup) if {master, backup} <= set(self.seen) else None
+        if not {master, backup} <= set(self.seen):
+            return None
+        if self.is_member(backup) and self.serves(backup) and not self.is_member(master):
+            return backup, master
+        return master, backup
 
     @property
     def networks(self) -> t.Tuple[_networks.Shared, ...]:
@@ -89,6 +93,10 @@ class View:
         """Whether this node has settings of a cluster of this name."""
         cluster = self.seen[host].cluster
         return cluster is not None and cluster.get("name") == self.settings.name
+
+    def serves(self, host: str) -> bool:
+        """Whether this node holds one of the virtual IPs."""
+        return any(answer.on_interface for answer in self.seen[host].addresses)
 
     def other(self, host: str) -> str:
         """The other host of the cluster; empty unless there are two."""

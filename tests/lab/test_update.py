@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from faults import CONNECTIONS, clients
 from product import Cluster, create_cluster
 from test_nodes import nodes, zcluster
 from test_planned import insist_nothing_lost, kill_run, wait_for
-from traffic import traffic
 
 pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 
@@ -62,7 +62,7 @@ def test_rolling_update_loses_nothing_and_the_second_run_changes_nothing(
 ) -> None:
     for node in ("n1", "n2"):
         offer_newer_keepalived(cluster, node)
-    with traffic(cluster.lab) as noticed:
+    with clients(cluster.lab) as noticed:
         code, said = update(cluster)
     assert code == 0, said
     insist_nothing_lost(noticed)
@@ -99,12 +99,9 @@ def test_update_stops_at_the_first_red_says_the_way_on_and_goes_on_from_there(
 def test_killed_update_leaves_an_orange_node_and_the_next_one_finishes_it(cluster: Cluster) -> None:
     for node in ("n1", "n2"):
         offer_newer_keepalived(cluster, node)
-    with traffic(cluster.lab) as noticed:
-        kill_run(
-            cluster.inventory,
-            "update",
-            when=lambda: cluster.status("n2").get("role") == "maintenance",
-        )
+    with clients(cluster.lab) as noticed:
+        kill_run(cluster.inventory, "update", at="Update the packages")
+        assert cluster.status("n2")["role"] == "maintenance"
         code, said = update(cluster, "--back")
         assert code == 0, said
         assert cluster.master == "n1"
@@ -112,7 +109,7 @@ def test_killed_update_leaves_an_orange_node_and_the_next_one_finishes_it(cluste
     for node in ("n1", "n2"):
         assert keepalived(cluster, node).endswith(".zcl1")
         cluster.lab.exec(node, "test", "!", "-e", "/var/lib/zcluster/updating")
-    code, out = zcluster(cluster, "history", "--output", "json")
+    _, out = zcluster(cluster, "history", "--last", "2000", "--output", "json")
     ended = [(e["event"], e["to"], e["cause"]) for e in json.loads(out) if e["event"] == "update"]
     assert ("update", "failed", "its run ended before it was done") in ended
 
@@ -126,7 +123,10 @@ def test_zcluster_itself_is_updated_node_by_node_and_loses_nothing(cluster: Clus
         cluster.lab.exec(node, "sh", "-c", f"{edit} && systemctl restart zcluster.service")
     cluster.wait_settled()
     assert {cluster.status(node)["versions"]["zcluster"] for node in ("n1", "n2")} == {"0.0.1"}  # type: ignore[index]
-    with traffic(cluster.lab) as noticed:
+    # An update of both at once is not what a change of settings is.
+    refused, out = zcluster(cluster, "configure", "--check-interval", "0.2", timeout=300)
+    assert refused != 0, out
+    with clients(cluster.lab) as noticed:
         code, said = update(cluster, "--zcluster", "--back")
     assert code == 0, said
     insist_nothing_lost(noticed)
@@ -149,27 +149,31 @@ def test_versions_that_differ_are_shown_and_not_red(cluster: Cluster) -> None:
     assert "versions differ: keepalived" in found["n1"]["message"]
 
 
+@pytest.mark.parametrize("node", ["n1", "n2"])
 def test_new_machine_takes_the_place_of_a_dead_one_while_the_service_runs(
-    cluster: Cluster,
+    cluster: Cluster, node: str
 ) -> None:
     lab = cluster.lab
-    lab.power_off("n2")
-    replace = ("-e", "zcluster_node=n2")
-    with traffic(lab) as noticed:
-        lab.restore("bare", nodes=["n2"])
+    other = {"n1": "n2", "n2": "n1"}[node]
+    lab.power_off(node)
+    wait_for(cluster, other, role="master")
+    # The new machine is there before the traffic: what its arrival does is the lab's business.
+    lab.restore("bare", nodes=[node])
+    replace = ("-e", f"zcluster_node={node}")
+    with clients(lab) as noticed:
         run = create_cluster(lab, cluster.inventory, *replace, playbook="zcluster.ha.replace")
     assert run.returncode == 0, run.output
     insist_nothing_lost(noticed)
     cluster.wait_settled()
-    assert cluster.master == "n1"
+    assert cluster.master == other
     run = create_cluster(lab, cluster.inventory, *replace, playbook="zcluster.ha.replace")
     assert (run.returncode, run.changed()) == (0, 0), run.output
     # It has everything, and serves when the other dies.
-    wait_for(cluster, "n2", ready=True)
-    with traffic(lab) as noticed:
-        lab.power_off("n1")
-        wait_for(cluster, "n2", role="master", timeout=30)
-    assert noticed.tcp_alive == noticed.tcp_opened == 100
+    wait_for(cluster, node, ready=True)
+    with clients(lab) as noticed:
+        lab.power_off(other)
+        wait_for(cluster, node, role="master", timeout=30)
+    assert noticed.tcp_alive == noticed.tcp_opened == CONNECTIONS, noticed.report
 
 
 def test_living_node_is_not_replaced(cluster: Cluster) -> None:
@@ -188,3 +192,26 @@ def test_living_node_is_not_replaced(cluster: Cluster) -> None:
     assert "n2 is alive: nothing was changed" in run.output
     cluster.wait_settled()
     assert cluster.master == "n1"
+
+
+def test_update_killed_on_the_second_node_still_goes_back_when_it_was_asked_to(
+    cluster: Cluster,
+) -> None:
+    for node in ("n1", "n2"):
+        offer_newer_keepalived(cluster, node)
+    with clients(cluster.lab) as noticed:
+        code, said = update(cluster, "--package", "keepalived", "--check")
+        assert (code, cluster.master) == (0, "n1"), said
+        predicted = [change["step"] for change in said["changes"]]
+        kill_run(cluster.inventory, "update", "zcluster_update_back=true", at="Renew the lease")
+        assert keepalived(cluster, "n2").endswith(".zcl1")
+        # Of the backup there is nothing more to do: it comes to the other at once.
+        kill_run(cluster.inventory, "update", at="Update the packages")
+        assert cluster.status("n1")["role"] == "maintenance"
+        code, said = update(cluster, "--back")
+        assert code == 0, said
+        assert cluster.master == "n1"
+    insist_nothing_lost(noticed)
+    assert predicted == ["Update the packages"] * 2
+    for node in ("n1", "n2"):
+        assert keepalived(cluster, node).endswith(".zcl1")

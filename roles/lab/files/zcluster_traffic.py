@@ -162,6 +162,7 @@ class Report:
     short_longest_gap_ms: float = 0.0
     http_ok: int = 0
     http_failed: int = 0
+    http_refused: int = 0
     http_longest_gap_ms: float = 0.0
     http_servers: dict[str, int] = field(default_factory=dict)
     cold_ok: int = 0
@@ -426,6 +427,7 @@ async def http_stream(plan: Plan, report: Report, stop: asyncio.Event) -> None:
     successes = Successes()
     while not stop.is_set():
         server = await one_request(host.strip("[]"), int(port))
+        report.http_refused += server is None
         if server:
             report.http_ok += 1
             successes.note()
@@ -529,17 +531,19 @@ async def cold_client(plan: Plan, report: Report, stop: asyncio.Event) -> None:
     undo_cold()
 
 
-async def one_request(host: str, port: int) -> str:
-    """Which server answered; empty if none did."""
+async def one_request(host: str, port: int) -> str | None:
+    """Which server answered; empty if none did, None if not even the connection was accepted."""
     try:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 3)
-        try:
-            writer.write(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-            text = (await asyncio.wait_for(reader.read(), 3)).decode(errors="replace")
-        finally:
-            writer.transport.abort()
+    except (OSError, TimeoutError):
+        return None
+    try:
+        writer.write(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        text = (await asyncio.wait_for(reader.read(), 3)).decode(errors="replace")
     except (OSError, TimeoutError):
         return ""
+    finally:
+        writer.transport.abort()
     return text.rpartition("\r\n\r\n")[2].strip() if text.startswith("HTTP/1.1 200") else ""
 
 

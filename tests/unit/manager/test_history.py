@@ -206,21 +206,22 @@ def test_action_of_an_operator_is_one_entry_with_who_and_how_it_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("was", "now", "heard", "maintenance", "words"),
+    ("was", "now", "heard", "gives_up", "words"),
     [
-        (Role.UNKNOWN, Role.BACKUP, [], False, "zclustermanager started"),
-        (Role.BACKUP, Role.MASTER, ['GROUP "zcluster" MASTER 0'], False, "not heard any more"),
-        (Role.MASTER, Role.BACKUP, ['INSTANCE "eth0" FAULT 254'], True, "maintenance"),
-        (Role.MASTER, Role.BACKUP, ['INSTANCE "eth0" FAULT 254'], False, "fault on eth0"),
-        (Role.MASTER, Role.BACKUP, ['GROUP "zcluster" STOP 0'], False, "keepalived was stopped"),
-        (Role.MASTER, Role.BACKUP, ['INSTANCE "eth0" BACKUP 254'], False, "the peer took over"),
-        (Role.MASTER, Role.BACKUP, [], False, "the virtual IPs are gone"),
+        (Role.UNKNOWN, Role.BACKUP, [], "", "zclustermanager started"),
+        (Role.BACKUP, Role.MASTER, ['GROUP "zcluster" MASTER 0'], "", "not heard any more"),
+        (Role.MASTER, Role.BACKUP, ['INSTANCE "eth0" FAULT 254'], "maintenance", "maintenance"),
+        (Role.MASTER, Role.BACKUP, ['INSTANCE "eth0" FAULT 254'], "switchover", "switchover"),
+        (Role.MASTER, Role.BACKUP, ['INSTANCE "eth0" FAULT 254'], "", "fault on eth0"),
+        (Role.MASTER, Role.BACKUP, ['GROUP "zcluster" STOP 0'], "", "keepalived was stopped"),
+        (Role.MASTER, Role.BACKUP, ['INSTANCE "eth0" BACKUP 254'], "", "the peer took over"),
+        (Role.MASTER, Role.BACKUP, [], "", "the virtual IPs are gone"),
     ],
 )
 def test_cause_of_a_change_is_told_in_words(
-    was: Role, now: Role, heard: list[str], maintenance: bool, words: str
+    was: Role, now: Role, heard: list[str], gives_up: str, words: str
 ) -> None:
-    assert words in cause.here(was, now, heard, maintenance=maintenance)
+    assert words in cause.here(was, now, heard, gives_up=gives_up)
 
 
 def test_look_at_the_peer_adds_whether_it_is_dead_or_gave_up() -> None:

@@ -5,8 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from zclustermanager import conntrack, processes, readiness, switchover, takeover, timing
+from zclustermanager import (
+    conntrack,
+    keepalived,
+    observe,
+    processes,
+    readiness,
+    switchover,
+    takeover,
+    timing,
+)
+from zclustermanager.keepalived import Instance, Keepalived, State
 from zclustermanager.readiness import Look, Standing
+from zclustermanager.settings import Cluster
 from zclustermanager.switchover import Order
 
 MASTER = Standing("n2", master=True, generation="g7", sync="in sync", connections=1000)
@@ -166,6 +177,7 @@ def test_obstacles_to_a_takeover_are_named(
         ("synchronization pending: n2 is unreachable", True),
         ("n2 cannot be asked (connection refused)", False),
         ("n2 is in maintenance", False),
+        ("synchronization paused: paused by alice@ops: moving racks", False),
     ],
 )
 def test_only_what_waiting_may_help_is_waited_for(reason: str, passes: bool) -> None:
@@ -201,6 +213,55 @@ def test_hold_of_a_backup_ends_when_it_is_needed(
     now: float, peer_master: bool | None, ends: str | None
 ) -> None:
     assert switchover.over(Order("a", until=5.0, hold=True), now, peer_master) == ends
+
+
+def heartbeat(*states: State) -> Keepalived:
+    """keepalived as it says of itself; without a state it is not running."""
+    return Keepalived(bool(states), tuple(Instance("eth0", state, 254) for state in states))
+
+
+@pytest.mark.parametrize(
+    ("here", "peer", "words"),
+    [
+        (heartbeat(), None, "keepalived is not running"),
+        (heartbeat(State.MASTER), None, "the heartbeat here is MASTER"),
+        (heartbeat(State.FAULT), None, "the heartbeat here is FAULT"),
+        (heartbeat(State.BACKUP), replace(MASTER, master=False), "n2 does not serve"),
+    ],
+)
+def test_node_that_could_not_take_over_anyway_needs_no_hold(
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: Cluster,
+    here: Keepalived,
+    peer: Standing | None,
+    words: str,
+) -> None:
+    monkeypatch.setattr(keepalived, "ask", lambda: here)
+    monkeypatch.setattr(readiness, "ask_peer", lambda _: peer)
+    assert switchover.hold(cluster) == f"nothing to hold: {words}"
+
+
+@pytest.mark.parametrize(
+    ("peer", "daemon", "words"),
+    [
+        (None, {}, "n2 does not say whether it serves"),
+        (MASTER, None, "zclustermanager does not answer"),
+        (MASTER, {}, "keepalived does not follow"),
+    ],
+)
+def test_backup_that_cannot_be_held_is_told_before_anything_changes(
+    monkeypatch: pytest.MonkeyPatch,
+    cluster: Cluster,
+    peer: Standing | None,
+    daemon: dict[str, object] | None,
+    words: str,
+) -> None:
+    monkeypatch.setattr(keepalived, "ask", lambda: heartbeat(State.BACKUP))
+    monkeypatch.setattr(readiness, "ask_peer", lambda _: peer)
+    monkeypatch.setattr(observe, "ask_daemon", lambda _: daemon)
+    monkeypatch.setattr(takeover, "TAKE_OVER", 0.0)
+    with pytest.raises(takeover.RefusedError, match=f"n1 is not held: {words}"):
+        switchover.hold(cluster)
 
 
 def test_echo_has_the_checksum_that_makes_all_of_it_nothing() -> None:

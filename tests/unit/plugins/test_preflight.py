@@ -680,6 +680,20 @@ def in_a_cluster_of_this_name_with_another_partner(pair: Any) -> None:
 @case(
     "membership",
     "lb2",
+    "hostname",
+    "new",
+    "The cluster knows this node by the hostname n2.",
+    "hostnamectl set-hostname n2",
+)
+def new_machine_has_another_hostname_than_the_one_it_replaces(pair: Any) -> None:
+    pair.install(pair.plan())
+    pair.n2["cluster"] = None
+    pair.n2["system"]["hostname"] = "new"
+
+
+@case(
+    "membership",
+    "lb2",
     "/etc/zcluster/cluster.json",
     "not JSON",
     "The node has settings of a cluster that cannot be read.",
@@ -1270,6 +1284,15 @@ def test_a_member_is_not_asked_about_its_tree_again(pair: Any) -> None:
     pair.install(pair.plan())
     backup_was_edited(pair)
     assert pair.findings() == []
+
+
+def test_new_machine_never_replaces_what_serves_were_it_the_initial_master(pair: Any) -> None:
+    pair.install(pair.plan())
+    pair.n1["cluster"] = None
+    pair.n2["addresses"][0]["on_interface"] = "eth0"
+    _edit(pair.n1, "/etc/haproxy/haproxy.cfg", "an old disk's")
+    (found,) = pair.findings()
+    assert (found["check"], found["node"]) == ("replaced", "lb1")
 
 
 def test_a_vip_on_the_future_master_is_adopted(pair: Any) -> None:

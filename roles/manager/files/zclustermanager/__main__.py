@@ -186,10 +186,16 @@ def _boot(_: argparse.Namespace) -> int:
 
 def _hold(options: argparse.Namespace) -> int:
     from . import switchover
+    from .takeover import RefusedError
 
     cluster = load()
-    if cluster is not None:
+    if cluster is None:
+        return 0
+    try:
         print(switchover.hold(cluster) if options.action == "begin" else switchover.release())
+    except RefusedError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -13,15 +13,18 @@ from .status import Peer
 LINE = re.compile(r'(GROUP|INSTANCE) "([^"]*)" (\w+)')
 
 
-def here(was: Role, now: Role, heard: Iterable[str], *, maintenance: bool) -> str:
-    """The cause by what keepalived said since the last change (lines of its FIFO, oldest first)."""
+def here(was: Role, now: Role, heard: Iterable[str], *, gives_up: str) -> str:
+    """The cause by what keepalived said since the last change (lines of its FIFO, oldest first).
+
+    gives_up: why this node has put itself out of service, if it has.
+    """
     states = [(m[1], m[2], m[3]) for line in heard if (m := LINE.match(line))]
     faults = dict.fromkeys(n for kind, n, state in states if (kind, state) == ("INSTANCE", "FAULT"))
     said = {state for _, _, state in states}
     table = (
         (was is Role.UNKNOWN, "zclustermanager started"),
         (now is Role.MASTER, "the master was not heard any more, or gave up"),
-        (maintenance, "maintenance"),
+        (bool(gives_up), gives_up),
         ("STOP" in said, "keepalived was stopped"),
         (bool(faults), f"heartbeat in fault on {', '.join(faults)}"),
         ("BACKUP" in said, "the peer took over"),

@@ -146,12 +146,11 @@ class Daemon:
         began = time.monotonic()
         if step.to is Role.BACKUP:
             self._services(step.to)
-        maintenance = observe.in_maintenance()
         journal.record(
             "role",
             was=self.applied.value,
             now=step.to.value,
-            cause=cause.here(self.applied, step.to, self.heard, maintenance=maintenance),
+            cause=cause.here(self.applied, step.to, self.heard, gives_up=self._gives_up()),
             number=self.store.generation().number,
         )
         self.heard.clear()
@@ -172,6 +171,12 @@ class Daemon:
         self.activator.role = role
         self.keeper.become(role)
         self.teller.become(role)
+
+    def _gives_up(self) -> str:
+        """Why this node has put itself out of service; empty when it has not."""
+        if observe.in_maintenance():
+            return "maintenance"
+        return "switchover" if self.switch.hands_over else str(self.prober.told()["out"])
 
     def _could_serve(self) -> bool:
         """Whether this node can take over: asked by the prober, so without starting anything.

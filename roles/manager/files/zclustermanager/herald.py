@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,21 @@ LOOK = 15.0
 # What is wrong is wrong on two looks, so that the moment of a takeover raises nothing.
 LOOK_AGAIN = 3.0
 CONNTRACK = "/proc/sys/net/netfilter/nf_conntrack_"
+
+
+class Scribe(threading.Thread):
+    """Makes events durable within a second, whatever a hook or the peer takes."""
+
+    def __init__(self) -> None:
+        super().__init__(name="scribe", daemon=True)
+
+    def run(self) -> None:
+        """Flush and wait, for ever."""
+        while True:
+            # A disk that fails is told by whatever else writes to it.
+            with contextlib.suppress(OSError):
+                journal.Log().flush()
+            time.sleep(PAUSE)
 
 
 class Herald(threading.Thread):
@@ -39,6 +55,7 @@ class Herald(threading.Thread):
         self._in_sync_at = time.monotonic()
         self._why = ""
         self._explain = False
+        self._failed: dict[str, str] = {}
         self._wake = threading.Event()
         journal.flushed_later = True
 
@@ -52,22 +69,27 @@ class Herald(threading.Thread):
     def run(self) -> None:
         """Look and tell, for ever."""
         look_at = 0.0
-        failed = ""
+        Scribe().start()
         with contextlib.suppress(OSError):
             hooks.DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
         while True:
             woken = self._wake.wait(PAUSE)
             self._wake.clear()
-            try:
-                journal.Log().flush()
-                if woken or time.monotonic() >= look_at:
-                    look_at = time.monotonic() + (LOOK if self._tell() else LOOK_AGAIN)
-                failed = ""
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any look
+            if woken or time.monotonic() >= look_at:
                 look_at = time.monotonic() + LOOK
-                if str(error) != failed:
-                    failed = str(error)
-                    journal.record("herald-failed", why=failed)
+                with self._alone("look"):
+                    look_at = time.monotonic() + (LOOK if self._tell() else LOOK_AGAIN)
+
+    @contextlib.contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        """What fails is recorded once, and keeps nobody else from being told."""
+        try:
+            yield
+            self._failed.pop(what, None)
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any look
+            if self._failed.get(what) != str(error):
+                self._failed[what] = str(error)
+                journal.record("herald-failed", why=f"{what}: {error}")
 
     def _tell(self) -> bool:
         """One look, and all that are told of it; False when it is to be looked again soon."""
@@ -77,14 +99,17 @@ class Herald(threading.Thread):
             self._why = cause.of_peer(self.cluster.peer.hostname, seen)
             journal.record("role-cause", cause=self._why)
         answer = status.decide(self.cluster, observe.look(self.cluster))
-        self._write_metrics(answer)
-        if answer["peer"]["reachable"] and answer["peer"]["trusted"]:
-            self.exchange.run()
+        with self._alone("metrics"):
+            self._write_metrics(answer)
         wrong = hooks.conditions(answer)
         lasting = {name: words for name, words in wrong.items() if name in self._wrong}
         settled = wrong.keys() == self._wrong.keys()
         self._wrong = wrong
-        self.hooks.tell(answer["role"], lasting, self._environment(answer))
+        with self._alone("hooks"):
+            self.hooks.tell(answer["role"], lasting, self._environment(answer))
+        if answer["peer"]["reachable"] and answer["peer"]["trusted"]:
+            with self._alone("events for the peer"):
+                self.exchange.run()
         return settled
 
     def _write_metrics(self, answer: dict[str, Any]) -> None:

@@ -282,7 +282,7 @@ def _tell_journal(event: str, details: dict[str, Any], seq: int | None) -> None:
         print(words(event, details), file=sys.stderr, flush=True)
 
 
-# The daemon's loop does not wait for a disk: its herald makes events durable.
+# The daemon's loop does not wait for a disk: its scribe makes events durable.
 flushed_later = False
 
 

@@ -35,8 +35,8 @@ def enable(cluster: Cluster, *, force: bool = False, check: bool = False) -> Don
             _insist(cluster, serving=serving)
         if check:
             return Done(True, f"{mine} would go into maintenance")
-        journal.record("maintenance", state="enabled", serving=serving, forced=force)
         durable.write(observe.MAINTENANCE, b"1\n")
+        journal.record("maintenance", state="enabled", serving=serving, forced=force)
     elif check:
         return Done(False, f"{mine} is in maintenance already")
     # keepalived tracks the flag; a run that was killed after writing it ends here, too.
@@ -65,7 +65,10 @@ def enable(cluster: Cluster, *, force: bool = False, check: bool = False) -> Don
 def _insist(cluster: Cluster, *, serving: bool) -> None:
     mine, other = cluster.local.hostname, cluster.peer.hostname
     what = f"{mine} stays as it is, for {other} could not take over"
-    ways = f"Repair or start {other} first, or use force: then nobody may serve"
+    ways = (
+        f"Repair {other} first, or start it (zcluster start {cluster.peer.called}), or use force: "
+        "then nobody may serve"
+    )
     if serving:
         takeover.wait_clear(cluster, what, ways)
     elif not takeover.wait_until(lambda: takeover.peer_serves(cluster), 3.0):
@@ -84,8 +87,8 @@ def disable(cluster: Cluster, *, check: bool = False) -> Done:
         # It must not preempt with what it knew before the maintenance.
         readiness.lower()
         readiness.forget_promotions()
-        journal.record("maintenance", state="disabled")
         durable.write(observe.MAINTENANCE, b"0\n")
+        journal.record("maintenance", state="disabled")
     back = takeover.wait_until(
         lambda: keepalived.ask().state in (State.BACKUP, State.MASTER), takeover.TAKE_OVER
     )

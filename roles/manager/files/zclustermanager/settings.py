@@ -22,12 +22,13 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Node:
-    """One of the two nodes."""
+    """One of the two nodes. called: its name in the inventory, which the verbs take."""
 
     hostname: str
     ip: str
     interface: str
     priority: int
+    called: str
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,13 @@ def parse(data: dict[str, Any]) -> Cluster:
     """Turn the declared settings into a Cluster; SettingsError names the missing field."""
     try:
         nodes = {
-            n["hostname"]: Node(n["hostname"], n["ip"], n["interface"], int(n["priority"]))
+            n["hostname"]: Node(
+                n["hostname"],
+                n["ip"],
+                n["interface"],
+                int(n["priority"]),
+                str(n.get("inventory_hostname", n["hostname"])),
+            )
             for n in data["nodes"]
         }
         local = nodes.pop(data["local"])

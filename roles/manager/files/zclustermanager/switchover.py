@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from . import durable, journal, keepalived, observe, peer, takeover
+from . import durable, journal, keepalived, observe, peer, readiness, takeover
 from .keepalived import State
 from .maintenance import Done
 from .settings import RUNTIME_DIR, Cluster
@@ -66,15 +66,23 @@ class Switch:
             durable.write(FAULT, b"0\n")
             journal.record("switchover", step="end", why="the daemon has started anew")
 
+    @property
+    def hands_over(self) -> bool:
+        """Whether a switchover is under way."""
+        order = self.order
+        return order is not None and not order.hold
+
     def begin(self, wanted: str, *, hold: bool = False) -> None:
         """Set the fault; asked twice, the first counts. A node that has no part in it sets none."""
         with self._turn:
             if self.order is not None or takeover.serves(self.cluster) is hold:
                 return
             seconds = HELD if hold else DEADLINE + 4 * self.cluster.check_interval
-            self.order = Order(wanted, time.monotonic() + seconds, hold)
-            self._record("begin", self.order, f"{seconds:g} s at most")
+            order = Order(wanted, time.monotonic() + seconds, hold)
+            # First the fault: what could not be written is no order that stands in the way.
             durable.write(FAULT, b"1\n")
+            self.order = order
+            self._record("begin", order, f"{seconds:g} s at most")
             threading.Thread(target=self._watch, args=[self.order], daemon=True).start()
 
     def end(self, order: Order, why: str) -> None:
@@ -116,7 +124,7 @@ def away(cluster: Cluster, *, check: bool = False) -> Done:
         raise RefusedError(
             f"failback prefers {mine}: it would take over again at once. Two ways out: "
             f"`zcluster configure --failback disabled` (or {other}) first, or "
-            f"`zcluster maintenance {mine}` until it is to serve again"
+            f"`zcluster maintenance {cluster.local.called}` until it is to serve again"
         )
     ways_out = f"Repair {other} first; `zcluster nodes` says how it is"
     takeover.wait_clear(cluster, f"{mine} serves on, for {other} could not take over", ways_out)
@@ -156,14 +164,27 @@ def _switch(cluster: Cluster) -> Done:
 
 
 def hold(cluster: Cluster) -> str:
-    """Keep this backup from taking over while the heartbeat's settings change; what was done."""
-    state = keepalived.ask().state
-    if state is not State.BACKUP or not takeover.peer_serves(cluster):
-        return "nothing to hold: this node is not the backup of a master"
+    """Keep this backup from taking over while the heartbeat's settings change; what was done.
+
+    RefusedError where it may take over, and cannot be kept from it.
+    """
+    mine, other = cluster.local.hostname, cluster.peer.hostname
+    heartbeat = keepalived.ask()
+    if not heartbeat.running:
+        return "nothing to hold: keepalived is not running"
+    if heartbeat.state in (State.MASTER, State.FAULT):
+        return f"nothing to hold: the heartbeat here is {heartbeat.state.name}"
+    # Who is busy answers the second time.
+    told = readiness.ask_peer(cluster) or readiness.ask_peer(cluster)
+    if told is None:
+        raise RefusedError(f"{mine} is not held: {other} does not say whether it serves")
+    if not told.master:
+        return f"nothing to hold: {other} does not serve"
     if observe.ask_daemon({"hold": uuid.uuid4().hex}) is None:
-        return "not held: zclustermanager does not answer"
-    held = takeover.wait_until(lambda: keepalived.ask().state is State.FAULT, takeover.TAKE_OVER)
-    return "held" if held else "not held: keepalived does not follow"
+        raise RefusedError(f"{mine} is not held: zclustermanager does not answer")
+    if not takeover.wait_until(lambda: keepalived.ask().state is State.FAULT, takeover.TAKE_OVER):
+        raise RefusedError(f"{mine} is not held: keepalived does not follow")
+    return "held"
 
 
 def release() -> str:

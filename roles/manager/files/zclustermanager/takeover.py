@@ -15,7 +15,8 @@ CATCH_UP = 30.0
 TAKE_OVER = 10.0
 PAUSE = 0.2
 # What does not pass by waiting: refused at once.
-FINAL = ("cannot be asked", "in maintenance", "zclustermanager here")
+FINAL = ("cannot be asked", "in maintenance", "zclustermanager here", "paused", "diverged")
+WAYS = {"paused": " (zcluster sync resume)", "diverged": " (zcluster sync resolve)"}
 
 
 class RefusedError(Exception):
@@ -47,8 +48,9 @@ def in_the_way(cluster: Cluster) -> list[str]:
     if daemon is None:
         return ["zclustermanager here does not answer: what the peer has is not known"]
     found = []
-    if daemon["sync"]["state"] != "in sync":
-        found.append(f"synchronization {daemon['sync']['state']}: {daemon['sync']['why']}")
+    if (state := daemon["sync"]["state"]) != "in sync":
+        way = WAYS.get(state, "")
+        found.append(f"synchronization {state}: {daemon['sync']['why']}{way}")
     try:
         answer = peer.ask(cluster, "prepare", timeout=20.0)
     except peer.PeerError as error:
