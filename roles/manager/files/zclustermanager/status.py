@@ -182,6 +182,21 @@ def checks(cluster: Cluster, seen: Observation) -> list[Check]:
     else:
         left = sorted(seen.held | seen.master_addresses)
         results.append(Check("vips", not left, f"holds {', '.join(left)}" if left else ""))
+    results.extend(_peer_checks(cluster, seen, mine))
+    for name, words in seen.rejected.items():
+        results.append(Check(f"service {name}", False, words))
+    if seen.sync.state in ("failed", "diverged"):
+        results.append(Check("sync", False, f"synchronization {seen.sync.state}: {seen.sync.why}"))
+    elif seen.sync.state == "pending" and mine == "master" and seen.peer.reachable:
+        behind = seen.sync.lag > PENDING_LONG
+        detail = f"synchronization pending for {seen.sync.lag:.0f} s: {seen.sync.why}"
+        results.append(Check("sync", not behind, detail if behind else ""))
+    return results
+
+
+def _peer_checks(cluster: Cluster, seen: Observation, mine: str) -> list[Check]:
+    """What must be right between the nodes, as far as the peer can be asked."""
+    results: list[Check] = []
     if seen.peer.reachable:
         trusted = seen.peer.trusted is not False
         results.append(Check("peer", trusted, "" if trusted else f"peer: {seen.peer.why}"))
@@ -228,14 +243,6 @@ def checks(cluster: Cluster, seen: Observation) -> list[Check]:
                 "neither connections nor configuration are mirrored",
             )
         )
-    for name, words in seen.rejected.items():
-        results.append(Check(f"service {name}", False, words))
-    if seen.sync.state in ("failed", "diverged"):
-        results.append(Check("sync", False, f"synchronization {seen.sync.state}: {seen.sync.why}"))
-    elif seen.sync.state == "pending" and mine == "master" and seen.peer.reachable:
-        behind = seen.sync.lag > PENDING_LONG
-        detail = f"synchronization pending for {seen.sync.lag:.0f} s: {seen.sync.why}"
-        results.append(Check("sync", not behind, detail if behind else ""))
     return results
 
 
