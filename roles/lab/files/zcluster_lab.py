@@ -625,10 +625,16 @@ def release_file(index: str) -> str:
 
 def build_image(settings: Settings) -> Path:
     """The root file system all nodes share, read-only; built once per recipe."""
-    images = Path(settings.base_dir) / "images"
-    image = images / recipe_id(settings.release)
-    if image.is_dir():
-        return image
+    image = Path(settings.base_dir) / "images" / recipe_id(settings.release)
+    # Of labs that come up at once one builds, and the others find it done.
+    with locked_file(image.parent.with_name(".images.lock")):
+        if not image.is_dir():
+            _build(settings, image)
+    return image
+
+
+def _build(settings: Settings, image: Path) -> None:
+    images = image.parent
     forget_old_images(images, settings.release)
     keyring_for(settings.suite)
     say(f"building the image of Debian {settings.release} (once, about a minute)")
@@ -663,7 +669,6 @@ def build_image(settings: Settings) -> Path:
     )
     finish_image(part)
     part.rename(image)
-    return image
 
 
 def forget_old_images(images: Path, release: int) -> None:
