@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -249,6 +251,18 @@ def test_stored_settings_are_read_back(tmp_path: Path) -> None:
     lab.write_whole(settings.directory / "settings.json", text)
     assert lab.Lab.open("other", str(tmp_path)).settings == settings
     assert lab.Lab.open("new", str(tmp_path)).settings.release == 12
+
+
+def test_a_process_is_known_by_its_beginning_as_long_as_it_lives() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        began = lab.process_began(process.pid)
+        assert began.isdigit()
+        assert lab.process_began(process.pid) == began
+        process.kill()
+        # It has ended, though nobody has asked for its exit code yet.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert lab.process_began(process.pid) == ""
+    assert lab.process_began(process.pid) == ""
 
 
 def test_a_command_that_fails_says_what_it_said() -> None:

@@ -169,6 +169,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "dpkg-deb": "dpkg",
     "ip": "iproute2",
     "iptables": "iptables",
+    "losetup": "mount",
     "mkfs.ext4": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
     "mount": "mount",
@@ -853,6 +854,16 @@ def make_writable(path: Path) -> None:
     run(["mount", "-o", "remount,rw", str(path)])
 
 
+def overlay_writable(path: Path) -> bool:
+    """The same for an overlay, which stays read-only when it found its upper layer so."""
+    return not run(["mount", "-o", "remount,rw", str(path)], check=False).returncode
+
+
+def looped(image: Path) -> bool:
+    """Whether a file is still the disk behind a loop device, which goes with its last mount."""
+    return bool(run(["losetup", "--associated", str(image)], check=False).stdout)
+
+
 def unmount(path: Path) -> None:
     """Unmount if mounted; a container that is just dying may hold it for a moment."""
     end = time.monotonic() + 10
@@ -974,9 +985,9 @@ class Disks:
             (self.upper / name).mkdir(parents=True, exist_ok=True)
         (self.upper / "upper").chmod(0o755)
         self.root.mkdir(exist_ok=True)
-        if mounted(self.root):
-            make_writable(self.root)
-        else:
+        if mounted(self.root) and not overlay_writable(self.root):
+            unmount(self.root)
+        if not mounted(self.root):
             options = f"lowerdir={self.image},upperdir={self.upper}/upper,workdir={self.upper}/work"
             run(["mount", "-t", "overlay", "-o", options, "zcluster-lab", str(self.root)])
 
@@ -985,6 +996,10 @@ class Disks:
         unmount(self.root)
         for volume in self.volumes:
             unmount(volume.mountpoint(self.directory))
+        for volume in self.volumes if self.loops else ():
+            image = volume.image(self.directory)
+            # The processes of a node that was killed end one by one, each with the disks mounted.
+            wait_until(f"{image} no longer in use", lambda i=image: not looped(i), 60)  # type: ignore[misc]
 
     def lost(self) -> bool:
         """Furnished on a tmpfs that is gone (the machine was rebooted)."""
@@ -1190,6 +1205,7 @@ class Lab:
         self.machine = machine or Machine.look()
         self.host = Host(self.settings)
         self.directory = self.settings.directory
+        self._processes: dict[str, tuple[int, str]] = {}
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -1413,9 +1429,15 @@ class Lab:
 
     def pid(self, node: str) -> int:
         """The host's number of a node's PID 1; 0 when it is off."""
+        # Podman takes its time; another process is PID 1 only when this one is no more.
+        number, began = self._processes.get(node, (0, ""))
+        if began and process_began(number) == began:
+            return number
         name = self.settings.container(node)
         found = podman("inspect", "--format", "{{.State.Pid}}", name, check=False)
-        return int(found.stdout.strip() or 0) if not found.returncode else 0
+        number = int(found.stdout.strip() or 0) if not found.returncode else 0
+        self._processes[node] = (number, process_began(number))
+        return number
 
     def bridge(self, network: str) -> str:
         """The host's bridge of a network."""
@@ -1674,10 +1696,15 @@ class Lab:
 
     def heal_all(self) -> None:
         """Undo every cut and silence on every node that runs."""
-        for name, state in self.states().items():
-            if state == "running":
-                for network in NODES[name].networks:
-                    self.heal(name, network)
+        bridges = {network: self.bridge(network) for network in NETWORKS}
+        links = {
+            veth: bridges[network]
+            for name, state in self.states().items()
+            for network, veth in (self.veths(name) if state == "running" else {}).items()
+        }
+        batch = "".join(f"link set dev {v} master {b} up\n" for v, b in links.items())
+        run(["ip", "-batch", "-"], stdin=batch)
+        self._unmute([*links])
 
     def _veth(self, node: str, network: str) -> str:
         veths = self.veths(node)
@@ -1778,6 +1805,16 @@ def remove_container(name: str) -> None:
     # The first attempt on a dead one may only teach podman that it is dead.
     if podman(*arguments, check=False).returncode:
         podman(*arguments)
+
+
+def process_began(pid: int) -> str:
+    """When a living process began (proc(5), field 22 of stat): a number may be used again."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    state, *fields = stat.rpartition(")")[2].split()
+    return "" if state in "ZX" else fields[18]
 
 
 def has_own_network(pid: int) -> bool:
