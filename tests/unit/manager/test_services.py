@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from zclustermanager import (
 )
 from zclustermanager.activation import Live, Result, State
 from zclustermanager.activator import Activator, Trouble
-from zclustermanager.keeper import WITHIN, Memory, Step
+from zclustermanager.keeper import WITHIN, Keeper, Memory, Step
 from zclustermanager.processes import Outcome
 from zclustermanager.promotion import Telling
 from zclustermanager.reconcile import Role
@@ -332,6 +332,105 @@ def node(
         return replace(cluster, services=services, **more)
 
     return make
+
+
+class Units:
+    """Units of one node, in the place of systemd: how each is, and all that was asked for."""
+
+    def __init__(self, *, hangs: bool = False) -> None:
+        self.now: dict[str, Unit] = {}
+        self.asked: list[str] = []
+        self.hangs = hangs
+
+    def look(self, names: Iterable[str]) -> dict[str, Unit]:
+        """How they are."""
+        return {name: self.now.get(name, NEVER_STARTED) for name in names}
+
+    def start(self, name: str, limit: float, *_: object, **__: object) -> Outcome:
+        """It is up; or killed at its limit, which looks like a clean stop."""
+        self.asked.append(f"start {name}")
+        self.now[name] = STOPPED if self.hangs else UP
+        if self.hangs:
+            return Outcome(processes.OUT_OF_TIME, "", f"{name} did not start within {limit:g} s")
+        return Outcome(0, "", "")
+
+    def stop(self, name: str, _: float) -> Outcome:
+        """It is down."""
+        self.asked.append(f"stop {name}")
+        self.now[name] = STOPPED
+        return Outcome(0, "", "")
+
+
+@pytest.fixture
+def keeping(
+    node: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Keeper]:
+    """A keeper of these services, in a role, with these units."""
+    monkeypatch.setattr(keeper, "SERVING", tmp_path / "serving")
+    monkeypatch.setattr(stepdown, "GAVE_UP", tmp_path / "gave-up")
+
+    def make(seen: Units, role: Role, *services: Service) -> Keeper:
+        for name in ("look", "start", "stop"):
+            monkeypatch.setattr(units, name, getattr(seen, name))
+        made = Keeper(node(*services), peer_able=lambda: False)
+        made.become(role)
+        return made
+
+    return make
+
+
+def test_service_that_hung_at_its_start_is_tried_again_in_the_next_term_too(
+    keeping: Callable[..., Keeper],
+) -> None:
+    seen = Units(hangs=True)
+    one = keeping(seen, Role.BACKUP, HOT)
+    one.look()
+    assert seen.asked == ["start haproxy.service"]
+    assert activation.live().ended == {"haproxy"}
+    assert "did not start within 30 s" in activation.live().failing["haproxy"]
+    seen.hangs = False
+    one.become(Role.MASTER)
+    one.look()
+    assert seen.asked[1:] == ["start haproxy.service"]
+    one.look()
+    assert activation.live() == Live(started=frozenset({"haproxy"}))
+
+
+def test_bad_check_stops_nothing_that_could_not_start_again(
+    keeping: Callable[..., Keeper],
+) -> None:
+    seen = Units()
+    seen.now["haproxy.service"] = UP
+    sick = replace(HOT, check="false", validate="sh -c 'echo no such keyword; false'")
+    one = keeping(seen, Role.MASTER, sick)
+    for _ in range(keeper.BAD_CHECKS):
+        one.memories["haproxy"] = replace(one.memories.get("haproxy", Memory()), checked_at=-10.0)
+        one.look()
+    assert seen.asked == []
+    assert activation.live().failing["haproxy"] == "rejected by haproxy: no such keyword"
+    accepting = keeping(seen, Role.MASTER, replace(sick, validate=None))
+    accepting.memories["haproxy"] = Memory(bad_checks=keeper.BAD_CHECKS, checked_at=-10.0)
+    accepting.look()
+    assert seen.asked == ["stop haproxy.service", "start haproxy.service"]
+
+
+def test_cold_services_start_in_order_and_stop_in_the_other(
+    keeping: Callable[..., Keeper],
+) -> None:
+    seen = Units()
+    two = replace(COLD, name="late", unit="late.service")
+    one = keeping(seen, Role.MASTER, COLD, two)
+    one.look()
+    one.become(Role.BACKUP)
+    one.look()
+    assert seen.asked == [
+        "start batch.service",
+        "start late.service",
+        "stop late.service",
+        "stop batch.service",
+    ]
+    one.look()
+    assert len(seen.asked) == 4
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ EVENTS: dict[str, Meaning] = {
     "sync-restored": Meaning("version {version} restored: {paths}", NOTICE),
     "service": Meaning("service {name} {state} {why}", NOTICE),
     "activator-failed": Meaning("activation of services: {why}", ERROR),
+    "teller-failed": Meaning("services are not told of the promotion: {why}", ERROR),
     "on-promotion-failed": Meaning("service {name} on promotion: {why}", ERROR),
     "service-start": Meaning("service {name} is started here {why}", NOTICE),
     "service-stop": Meaning("service {name} is stopped here {why}", NOTICE),

@@ -163,13 +163,14 @@ class Keeper(threading.Thread):
         }
         while True:
             try:
-                self._once()
+                self.look()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any service
                 journal.record("keeper-failed", why=f"{type(error).__name__}: {error}")
             self._wake.wait(PERIOD)
             self._wake.clear()
 
-    def _once(self) -> None:
+    def look(self) -> None:
+        """One look at all services, and what follows from it."""
         role = self.role
         if role is Role.UNKNOWN:
             return

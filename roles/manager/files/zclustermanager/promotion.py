@@ -6,6 +6,7 @@ A thread of the daemon beside the keeper, so that no start of a service waits fo
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
 import time
@@ -62,11 +63,13 @@ class Teller(threading.Thread):
         """For ever. A daemon that starts in the middle of a term goes on where it was ended."""
         known = durable.read_json(activation.TOLD) or {}
         self.tellings = {name: Telling(told=True) for name in known.get("told", [])}
+        with contextlib.suppress(OSError):
+            self._note()
         while True:
             try:
                 self._once()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any command
-                journal.record("keeper-failed", why=f"{type(error).__name__}: {error}")
+                journal.record("teller-failed", why=f"{type(error).__name__}: {error}")
             self._wake.wait(PERIOD)
             self._wake.clear()
 
