@@ -268,7 +268,7 @@ HOLES = {
 def test_each_way_to_lock_the_peer_out_is_seen_alone(cluster: Cluster) -> None:
     for what, rule in HOLES.items():
         chain = f"chain input {{ type filter hook input priority 0; {rule}; }}"
-        run(cluster, "n1", f"echo 'table inet hole {{ {chain} }}' > /root/hole.nft")
+        run(cluster, "n1", f"printf 'table inet hole {{\\n{chain}\\n}}\\n' > /root/hole.nft")
         judged = cluster.lab.exec(
             "n1", "zclustermanager", "firewall", "/root/hole.nft", check=False
         )

@@ -476,24 +476,50 @@ def test_automatic_change_is_applied_though_the_daemon_was_away_when_it_was_made
     assert ran(tmp_path) == ["good-2", "good-3"]
 
 
-def test_master_never_activates_by_itself_what_failed(
+def test_master_tries_again_what_failed_but_never_with_other_files_than_it_was_told(
     node: Callable[..., Cluster], table: Service, tmp_path: Path
 ) -> None:
+    def tries_again(role: Role) -> list[str]:
+        one = Activator(node(table), Store(tmp_path, tmp_path))
+        one.role = role
+        one.look()
+        one.troubles["table"] = replace(one.troubles["table"], since=-1000.0)
+        one.look()
+        return ran(tmp_path)
+
     failing = replace(table, command="false")
-    cluster = node(failing)
-    with activation.alone():
-        assert activation.run(cluster, [failing], master=True)["table"].state is State.FAILED
-    one = Activator(node(table), Store(tmp_path, tmp_path))
-    one.role = Role.MASTER
-    one.look()
-    trouble = one.troubles["table"]
-    one.troubles["table"] = replace(trouble, since=trouble.since - 1000)
-    one.look()
-    assert ran(tmp_path) == []
+
+    def fails() -> None:
+        with activation.alone():
+            done = activation.run(node(failing), [failing], master=True)
+        assert done["table"].state is State.FAILED
+
+    fails()
+    assert tries_again(Role.MASTER) == ["good"]
+    fails()
+    # Somebody is editing: a person says when that is to go live.
+    (tmp_path / "table").write_text("good-2\n", encoding="utf-8")
+    assert tries_again(Role.MASTER) == ["good"]
+    assert tries_again(Role.BACKUP) == ["good", "good-2"]
+
+
+def test_restart_that_only_took_long_is_not_asked_for_again(
+    node: Callable[..., Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = replace(HOT, on_change="restart", paths=(str(tmp_path),))
+    seen = Units()
+    seen.now["haproxy.service"] = replace(UP, active="activating")
+    monkeypatch.setattr(units, "look", seen.look)
+    cluster = node(slow)
+    activation.keep({"haproxy": activation.overdue(slow)})
+    one = Activator(cluster, Store(tmp_path, tmp_path))
     one.role = Role.BACKUP
-    one.troubles["table"] = replace(trouble, since=trouble.since - 1000)
-    one.look()
-    assert ran(tmp_path) == ["good"]
+    for active, state in (("activating", State.FAILED), ("active", State.ACTIVE)):
+        seen.now["haproxy.service"] = replace(UP, active=active)
+        one.look()
+        one.troubles["haproxy"] = replace(one.troubles["haproxy"], since=-1000.0)
+        one.look()
+        assert activation.outcomes()["haproxy"].state is state
 
 
 def test_backup_activates_a_service_that_is_new_or_declared_otherwise(

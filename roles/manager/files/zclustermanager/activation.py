@@ -107,7 +107,16 @@ def activate(service: Service, *, master: bool) -> Result:
             # The keeper starts what it has ended itself, and then it reads the new files.
             return ready if service.name in live().ended else Result(State.STOPPED)
     done = processes.bounded(_telling(service), service.change_seconds)
+    if done.code == processes.OUT_OF_TIME:
+        return overdue(service)
     return ready if done.ok else Result(State.FAILED, units.complaint(done))
+
+
+def overdue(service: Service) -> Result:
+    """Told in vain within its limit; where systemd was to do it, that goes on."""
+    return Result(
+        State.FAILED, f"{service.on_change} took longer than {service.change_seconds:g} s"
+    )
 
 
 def _telling(service: Service) -> list[str]:
@@ -134,6 +143,8 @@ def run(cluster: Cluster, services: Iterable[Service], *, master: bool) -> dict[
         # Before it is validated: what is written meanwhile is another content.
         content = digest(cluster, service) if master or service.auto_apply else ""
         results[service.name] = result = activate(service, master=master)
+        if result.state is State.FAILED:
+            content = content or digest(cluster, service)
         keep({service.name: result})
         _note("declared", {service.name: declaration(service)})
         _note("contents", {service.name: content})

@@ -11,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from . import activation, journal
+from . import activation, journal, units
 from .activation import Result, State
 from .reconcile import Role
 from .settings import RUNTIME_DIR, Cluster, Service
@@ -107,7 +107,7 @@ class Activator(threading.Thread):
         generation = self.store.generation()
         if generation.id is None or generation.term:
             return
-        if not self._left(generation.id):
+        if not self._left(generation.id) or units.stopping():
             return
         with activation.alone():
             # Whoever had the lock may have been activating just this.
@@ -157,11 +157,19 @@ class Activator(threading.Thread):
                 self._try(service, bad)
 
     def _try(self, service: Service, bad: Result) -> None:
-        # On the master a person says when it is to go live, unless it asks for it by itself.
-        by_itself = self.role is Role.BACKUP or service.auto_apply
-        if by_itself:
+        if service.unit and bad == activation.overdue(service):
+            unit = units.look([service.unit])[service.unit]
+            if unit.active == "active":
+                # What systemd was told came true in the end.
+                activation.keep({service.name: Result(State.ACTIVE)})
+            if unit.active != "failed":
+                return
+        # On the master a person says when new files go live, unless it asks for it by itself.
+        if self.role is Role.BACKUP or service.auto_apply:
             self._run([service])
         elif bad.state is State.REJECTED:
             with activation.alone():
                 rejected = activation.validate(service)
                 activation.keep({service.name: rejected or Result(State.ACTIVE)})
+        elif activation.digest(self.cluster, service) == activation.contents().get(service.name):
+            self._run([service])

@@ -116,6 +116,11 @@ def end(name: str) -> Outcome:
     return done
 
 
+def stopping() -> bool:
+    """Whether this node is on its way down: no unit can be told anything any more."""
+    return processes.run(["systemctl", "is-system-running"]).out.strip() == "stopping"
+
+
 def complaint(done: Outcome) -> str:
     """Why systemctl(1) failed: the line that names the unit, not the advice after it."""
     lines = [line for line in done.err.splitlines() if line.strip()]
