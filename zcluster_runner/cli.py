@@ -378,8 +378,13 @@ def _run(
 ) -> Result:
     from zcluster_runner.progress import progress_for
 
-    moving = console(sys.stderr, stderr=True)
-    progress = progress_for(action, verbose=verbose > 0, as_json=as_json, console=moving)
+    progress = progress_for(
+        action,
+        verbose=verbose > 0,
+        as_json=as_json,
+        terminal=sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"),
+        console=lambda: console(sys.stderr, stderr=True),
+    )
 
     changed = 0
 
@@ -390,6 +395,11 @@ def _run(
     def listen(event: Event) -> None:
         nonlocal changed
         changed += event.kind is EventKind.CHANGED and not run_options.get("check")
+        if event.kind is EventKind.PLAY and not as_json:
+            # what showing the result takes is loaded while Ansible works
+            import rich.console
+            import rich.table
+            import rich.text  # noqa: F401
         progress(event)
 
     with interruptible(lambda: changed), progress:

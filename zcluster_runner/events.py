@@ -169,15 +169,20 @@ class Fold:
             return []
         return [self._event(EventKind.STEP, data, step_words(task))]
 
+    def started(self, data: Mapping[str, Any]) -> list[Event]:
+        """A host begins with a task."""
+        task = str(data.get("task") or "")
+        return [] if REPORT.search(task) else [self._event(EventKind.STARTED, data, "")]
+
     def succeeded(self, data: Mapping[str, Any]) -> list[Event]:
         """A task went well on a host: nothing to do, a change, or a report."""
         result = data.get("res")
         result = result if isinstance(result, Mapping) else {}
         host, task = str(data.get("host") or ""), str(data.get("task") or "")
-        if (report := REPORT.search(task)) and "msg" in result:
-            self.reports.setdefault(report["key"], {})[host] = self.redactor.structure(
-                result["msg"]
-            )
+        if (report := REPORT.search(task)) and {report["key"], "msg"} & set(result):
+            # a module's own answer, or what debug was given
+            said = result.get(report["key"], result.get("msg"))
+            self.reports.setdefault(report["key"], {})[host] = self.redactor.structure(said)
             return []
         step = step_words(task)
         if not result.get("changed"):
@@ -244,6 +249,7 @@ HANDLERS = {
     "playbook_on_play_start": Fold.play,
     "playbook_on_task_start": Fold.step,
     "playbook_on_handler_task_start": Fold.step,
+    "runner_on_start": Fold.started,
     "runner_on_ok": Fold.succeeded,
     "runner_on_failed": Fold.failed,
     "runner_on_unreachable": Fold.lost,

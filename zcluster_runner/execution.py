@@ -12,9 +12,11 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from zcluster_runner import environment
@@ -175,11 +177,35 @@ def _start(
     return runner
 
 
+@contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Have ansible-runner end when Ansible has ended.
+
+    It closes a terminal whose child is gone, and ptyprocess then sleeps a tenth of a second, in
+    case there were still one.
+    """
+    import ansible_runner.runner
+    import pexpect
+
+    class Spawn(pexpect.spawn):  # type: ignore[misc]  # it has no types
+        def _spawnpty(self, args: Any, **more: Any) -> Any:
+            child = super()._spawnpty(args, **more)
+            child.delayafterclose = 0
+            return child
+
+    ansible_runner.runner.pexpect = SimpleNamespace(**{**vars(pexpect), "spawn": Spawn})
+    try:
+        yield
+    finally:
+        ansible_runner.runner.pexpect = pexpect
+
+
 def _drive(runner: Any, fold: Fold) -> int | None:
     import pexpect
 
     try:
-        runner.run()
+        with ends_at_once():
+            runner.run()
     except pexpect.TIMEOUT:
         # Something held the terminal open after Ansible's end; what it said is known.
         return 0 if fold.finished and not fold.failures and not fold.unreachable else None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from zcluster_runner.actions import Action
@@ -52,10 +53,6 @@ class AnsibleOutput(Quiet):
 class PlainLines(Quiet):
     """One line for each step that changes or fails something; for logs and pipes."""
 
-    def __init__(self) -> None:
-        """Start with nothing said."""
-        self._said = ""
-
     def _say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
@@ -72,24 +69,21 @@ class PlainLines(Quiet):
 class Moving(Quiet):
     """One moving line with the current step; changes stay above it."""
 
-    def __init__(self, action: Action, console: Console) -> None:
-        """Show steps of ``action`` on ``console``."""
-        self._console = console
+    def __init__(self, action: Action, make_console: Callable[[], Console]) -> None:
+        """Show steps of ``action`` on a console, made when there is something to show."""
+        self._make_console = make_console
         self._keeps_lines = action.writes
-        self._status: Status = console.status("Connecting")
+        self._status: Status | None = None
         self._running = False
-
-    def __enter__(self) -> Self:
-        self._status.start()
-        self._running = True
-        return self
+        self._line = "Connecting"
+        self._at_work: dict[str, None] = {}
 
     def __exit__(self, *_: object) -> None:
         self.pause()
 
     def pause(self) -> None:
         """Take the moving line away."""
-        if self._running:
+        if self._running and self._status is not None:
             self._status.stop()
             self._running = False
 
@@ -97,15 +91,29 @@ class Moving(Quiet):
         """Move on."""
         from rich.markup import escape
 
+        if self._status is None:
+            # only now: rich takes a while to load, and Ansible works meanwhile
+            self._console = self._make_console()
+            self._status = self._console.status(self._line)
         if not self._running:
             self._status.start()
             self._running = True
+        self._show(event)
+        if event.kind is EventKind.STEP:
+            self._line, self._at_work = f"{event.elapsed:5.1f} s  {words(event)}", {}
+        elif event.kind is EventKind.STARTED:
+            self._at_work[event.host] = None
+        elif event.host:
+            self._at_work.pop(event.host, None)
+        where = f" on {', '.join(self._at_work)}" if self._at_work else ""
+        # A line that wraps would not be taken away whole.
+        self._status.update(escape(f"{self._line}{where}"[: self._console.width - 4]))
+
+    def _show(self, event: Event) -> None:
+        from rich.markup import escape
+
         if event.kind is EventKind.PLAY and event.text and self._keeps_lines:
             self._console.print(f"[bold]{escape(event.text)}[/]")
-        elif event.kind is EventKind.STEP:
-            line = f"{event.elapsed:5.1f} s  {words(event)}"
-            # A line that wraps would not be taken away whole.
-            self._status.update(escape(line[: self._console.width - 4]))
         elif event.kind is EventKind.CHANGED and self._keeps_lines:
             self._console.print(
                 f"  [green]✔[/] {escape(words(event))} [dim]on {escape(event.host)}[/]"
@@ -119,12 +127,19 @@ def words_of_failure(event: Event) -> str:
     return f"{event.step} on {event.host}"
 
 
-def progress_for(action: Action, *, verbose: bool, as_json: bool, console: Console) -> Quiet:
+def progress_for(
+    action: Action,
+    *,
+    verbose: bool,
+    as_json: bool,
+    terminal: bool,
+    console: Callable[[], Console],
+) -> Quiet:
     """Return the progress display that fits the terminal and the options."""
     if not action.playbook:
         return Quiet()  # done at once
     if verbose:
         return AnsibleOutput(to_stderr=as_json)
-    if console.is_terminal and not console.is_dumb_terminal:
+    if terminal:
         return Moving(action, console)
     return PlainLines() if action.writes else Quiet()

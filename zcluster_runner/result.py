@@ -63,6 +63,7 @@ class EventKind(Enum):
 
     PLAY = "play"
     STEP = "step"
+    STARTED = "started"
     OK = "ok"
     CHANGED = "changed"
     SKIPPED = "skipped"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from typing import Any
 
 import pytest
@@ -56,7 +55,6 @@ def test_nodes_shows_both_nodes_as_they_are(cluster: Cluster) -> None:
 
 def test_unreachable_node_is_grey_and_does_not_hide_the_other(cluster: Cluster) -> None:
     cluster.lab.power_off("n2")
-    began = time.monotonic()
     code, found = nodes(cluster)
     assert code == 3
     assert found["n2"]["status"] == "unreachable"
@@ -64,8 +62,6 @@ def test_unreachable_node_is_grey_and_does_not_hide_the_other(cluster: Cluster) 
     assert found["n1"]["role"] == "master"
     assert found["n1"]["status"] == "ok"
     assert "n2 is unreachable" in found["n1"]["message"]
-    # The SSH timeout of the inventory, and Ansible's own start.
-    assert time.monotonic() - began < 10 + 20
 
 
 @pytest.mark.parametrize("service", ["keepalived", "conntrackd"])
@@ -83,6 +79,23 @@ def test_dead_manager_is_red_and_named(cluster: Cluster) -> None:
     assert code == 2
     assert "Failed services: zclustermanager" in found["n1"]["message"]
     assert found["n1"]["role"] == "master"
+
+
+def test_stopped_manager_is_red_and_named_and_a_ping_needs_no_more_than_one_of_two(
+    cluster: Cluster,
+) -> None:
+    def peer_of_n1() -> tuple[bool, bool]:
+        seen = cluster.status("n1")["peer"]
+        return seen["reachable"], seen["trusted"]
+
+    # The daemon answers the peer without the receiver, the receiver without the daemon.
+    cluster.lab.exec("n2", "systemctl", "stop", "zcluster-receive.socket")
+    assert peer_of_n1() == (True, True)
+    cluster.lab.exec("n2", "systemctl", "start", "zcluster-receive.socket")
+    # Its sockets take connections, but nobody answers: then the node is looked at without it.
+    cluster.lab.exec("n2", "systemctl", "kill", "--signal=STOP", "zcluster.service")
+    assert peer_of_n1() == (True, True)
+    assert "Failed services: zclustermanager" in cluster.status("n2")["message"]
 
 
 def test_virtual_ip_missing_on_the_master_is_red(cluster: Cluster) -> None:

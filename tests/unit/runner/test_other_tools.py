@@ -87,7 +87,7 @@ def test_a_job_of_the_template_runs_as_awx_runs_it(tmp_path: Path) -> None:
     run(beside("ansible-runner"), *job, cwd=tmp_path)
     events = [json.loads(p.read_text()) for p in tmp_path.glob("artifacts/7/job_events/*.json")]
     told = {
-        event["event_data"]["host"]: event["event_data"]["res"]["msg"]
+        event["event_data"]["host"]: event["event_data"]["res"]["node"]
         for event in events
         if event["event"] == "runner_on_ok" and event["event_data"]["task"] == "Report | node"
     }

@@ -13,12 +13,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import __version__, keepalived, status
+from . import __version__, asking
 from .settings import SettingsError, load
 
 
 def _answer() -> dict[str, Any]:
-    from . import observe
+    if (answer := asking.status()) is not None:
+        return answer
+    from . import observe, status
 
     cluster = load()
     if cluster is None:
@@ -41,6 +43,8 @@ def _status(options: argparse.Namespace) -> int:
 
 def _wait(options: argparse.Namespace) -> int:
     """Wait for a role. `settled`: master, or backup of a master that advertises."""
+    from . import keepalived
+
     deadline = time.monotonic() + options.timeout
     wanted = {"master": {keepalived.State.MASTER}}.get(
         options.role, {keepalived.State.MASTER, keepalived.State.BACKUP, keepalived.State.FAULT}

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import stat
@@ -23,12 +24,15 @@ from typing import Any
 from . import (
     __version__,
     addresses,
+    answers,
+    asking,
     cause,
     conntrack,
     fence,
     journal,
     keepalived,
     observe,
+    peer,
     prober,
     processes,
     readiness,
@@ -75,6 +79,7 @@ class Daemon:
         self.teller = Teller(cluster)
         self.activator = Activator(cluster, self.store)
         self.herald = Herald(cluster)
+        self.statuses, self.pings = answers.statuses(), answers.pings()
         self.heard: deque[str] = deque(maxlen=50)
         self.link = conntrack.Link()
         self.switch = switchover.Switch(cluster)
@@ -279,10 +284,12 @@ class Daemon:
         except (stage.StageError, DiskError, OSError) as error:
             # A node that cannot finish a pass can still serve, and the peer is told why.
             journal.record("recover-failed", why=str(error))
-        listener = listen(observe.MANAGER_SOCKET)
+        listener = listen(Path(asking.SOCKET))
+        pings = listen(answers.PING_SOCKET, group=peer.USER)
         with selectors.DefaultSelector() as selector:
             selector.register(self.fifo, selectors.EVENT_READ)
             selector.register(listener, selectors.EVENT_READ)
+            selector.register(pings, selectors.EVENT_READ)
             selector.register(self.wakeup, selectors.EVENT_READ)
             self.prober.start()
             self.commits.start()
@@ -305,6 +312,9 @@ class Daemon:
                 for key, _ in selector.select(wait):
                     if key.fileobj is listener:
                         self._answer(listener)
+                    elif key.fileobj is pings:
+                        with contextlib.suppress(OSError):
+                            self.pings.give(pings.accept()[0])
                     elif key.fileobj == self.wakeup:
                         os.eventfd_read(self.wakeup)
                     else:
@@ -336,9 +346,15 @@ class Daemon:
     def _answer(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError):
             link, _ = listener.accept()
-            with link:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(link)
                 link.settimeout(1.0)
-                switchover.answer(self.switch, _request(link))
+                request = _request(link)
+                if request.get("status"):
+                    stack.pop_all()
+                    self.statuses.give(link)
+                    return
+                switchover.answer(self.switch, request)
                 link.sendall(json.dumps(self.report()).encode())
 
     def _end(self) -> None:
@@ -381,12 +397,16 @@ def _request(link: socket.socket) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def listen(path: Path) -> socket.socket:
-    """The socket on which `status` asks."""
+def listen(path: Path, group: str = "") -> socket.socket:
+    """A socket on which root is answered, and a group."""
     path.unlink(missing_ok=True)
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     link.bind(str(path))
     os.chmod(path, 0o600)
+    if group:
+        with contextlib.suppress(LookupError):  # without it, the peer is answered by the receiver
+            shutil.chown(path, group=group)
+            os.chmod(path, 0o660)
     link.listen(16)
     link.setblocking(False)
     return link

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import json
 import os
 import signal
@@ -97,12 +98,20 @@ def runs(pid_file: Path = PID_FILE) -> bool:
     return bool(children)
 
 
-def main_pid() -> int:
-    """The pid of keepalived's parent process; 0 when systemd has none."""
+def main_pid(pid_file: Path = PID_FILE, proc: Path = Path("/proc")) -> int:
+    """The pid of keepalived's parent process; 0 when systemd has none.
+
+    Its own file says it, but outlives a kill, after which the number may be another process's.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(pid_file.read_text(encoding="ascii"))
+        if (proc / str(pid) / "cgroup").read_text(encoding="utf-8").strip().endswith(f"/{UNIT}"):
+            return pid
     outcome = processes.run(["systemctl", "show", "--property=MainPID", "--value", UNIT])
     return int(outcome.out.strip() or 0) if outcome.ok else 0
 
 
+@functools.cache
 def signal_number() -> int:
     """The signal that asks for the JSON dump (keepalived(8), --signum)."""
     outcome = processes.run(["keepalived", "--signum=JSON"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from . import (
     activation,
     addresses,
+    asking,
     conntrack,
     fence,
     keepalived,
@@ -23,11 +23,10 @@ from . import (
     revision,
     versions,
 )
-from .settings import RUNTIME_DIR, STATE_DIR, Cluster
+from .settings import STATE_DIR, Cluster
 from .status import Links, Observation, Peer, Sync, Tables
 from .sync.store import Store
 
-MANAGER_SOCKET = RUNTIME_DIR / "manager.sock"
 MAINTENANCE = STATE_DIR / "maintenance"
 
 
@@ -43,19 +42,7 @@ def ask_daemon(
     request: dict[str, Any] | None = None, timeout: float = 2.0
 ) -> dict[str, Any] | None:
     """What the resident daemon knows, the request done; None when it does not answer."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-            link.settimeout(timeout)
-            link.connect(str(MANAGER_SOCKET))
-            link.sendall(json.dumps(request or {}).encode())
-            link.shutdown(socket.SHUT_WR)
-            data = b""
-            while chunk := link.recv(65536):
-                data += chunk
-        answer: dict[str, Any] = json.loads(data)
-        return answer
-    except (OSError, json.JSONDecodeError):
-        return None
+    return asking.ask(request, timeout)
 
 
 def look_at_peer(cluster: Cluster) -> Peer:
