@@ -195,14 +195,20 @@ def reboot(role: str) -> Callable[[Field], None]:
     return lambda at: at.lab.reboot(getattr(at, role))
 
 
-def cold_start(at: Field) -> None:
-    """Both lose power, both come back at once."""
-    for node in (at.master, at.backup):
-        at.lab.power_off(node)
-    for node in (at.master, at.backup):
-        at.lab.power_on(node, wait=False)
-    for node in (at.master, at.backup):
-        at.lab.wait_booted(node)
+def cold_start(first: str, ahead: float) -> Callable[[Field], None]:
+    """Both lose power; one of them comes back so many seconds before the other."""
+
+    def strike(at: Field) -> None:
+        order = (at.master, at.backup) if first == "master" else (at.backup, at.master)
+        for node in order:
+            at.lab.power_off(node)
+        at.lab.power_on(order[0], wait=False)
+        time.sleep(ahead)
+        at.lab.power_on(order[1], wait=False)
+        for node in order:
+            at.lab.wait_booted(node)
+
+    return strike
 
 
 def double_failover(at: Field) -> None:
@@ -241,6 +247,19 @@ def uncommitted(at: Field) -> str:
         for node in (at.master, at.backup)
     }
     return ", ".join(map(str, sorted(found[at.master] - found[at.backup])))
+
+
+def power_loss_without_manager(at: Field) -> None:
+    """The manager of the backup is stopped, and the master loses power."""
+    eventually("connections committed", lambda: uncommitted(at), GREEN_WITHIN)
+    at.on(at.backup, "systemctl", "stop", MANAGER)
+    at.lab.power_off(at.master)
+
+
+def manager_and_power_on(at: Field) -> None:
+    """Both are back."""
+    at.on(at.backup, "systemctl", "start", MANAGER)
+    at.lab.power_on(at.master)
 
 
 LOSSY = """table ip lossy {{
@@ -459,6 +478,9 @@ TABLE: tuple[Fault, ...] = (
             ("zclustermanager", MANAGER, "backup"),
         )
     ),
+    Fault("power-loss-while-backup-has-no-manager", power_loss_without_manager,
+          manager_and_power_on, "backup", silence=1,
+          shows=(("backup", "failure", "zclustermanager"),)),
     Fault("power-loss-of-backup", power_off("backup"), power_on("backup"), shows=BACKUP_GONE),
     Fault("front-cable-of-master", cut("master", "front"), heal("master", "front"), "backup",
           silence=1, shows=HEARTBEAT_FAULT),
@@ -498,7 +520,9 @@ TABLE: tuple[Fault, ...] = (
           silence=1),
     Fault("reboot-of-backup", reboot("backup")),
     Fault("reboot-of-master", reboot("master"), serves="backup", silence=1),
-    Fault("both-cold-started", cold_start, serves="one", keeps=False, silence=None),
+    Fault("both-cold-started", cold_start("master", 0), serves="one", keeps=False, silence=None),
+    Fault("both-cold-started-backup-first", cold_start("backup", 5), serves="one", keeps=False,
+          silence=None),
     Fault("double-failover", double_failover, power_on("backup"), "master", silence=1,
           shows=BACKUP_GONE),
     Fault("adverts-lost-30-percent", lose_adverts(30), hear_adverts),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from zclustermanager import paths, witnesses
+from zclustermanager import paths, prober, witnesses
 from zclustermanager.paths import Peer, Report, Verdict, Watch
 
 STEP = 0.1
@@ -85,6 +85,15 @@ def pair() -> Pair:
     made.run(1.0)
     assert made.anybody_out == (False, False)
     return made
+
+
+@pytest.mark.parametrize(
+    ("check_interval", "pace"), [(0.02, 0.1), (0.1, 0.1), (0.5, 0.5), (40.0, 0.5)]
+)
+def test_links_are_probed_more_than_once_a_second_however_slow_the_heartbeat_is(
+    check_interval: float, pace: float
+) -> None:
+    assert prober.pace(check_interval) == pace
 
 
 def test_node_with_a_silent_link_leaves_service_within_a_second(pair: Pair) -> None:

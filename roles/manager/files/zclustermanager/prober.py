@@ -26,8 +26,9 @@ from .settings import RUNTIME_DIR, Cluster, Network
 # keepalived tracks this file: a number other than 0 is FAULT (keepalived.conf(5), track_file).
 PATH_FILE = RUNTIME_DIR / "path"
 PORT = 3781
-# Probes more often than this would only be noise on the wire.
-FASTEST = 0.1
+# Probes more often than this would only be noise on the wire; more seldom, a link could be dead for
+# long, however slow the heartbeat is.
+FASTEST, SLOWEST = 0.1, 0.5
 DISCOVERY = 60.0
 ETH_P_ARP = 0x0806
 ARP = struct.Struct("!6s6sHHHBBH6s4s6s4s")
@@ -153,7 +154,7 @@ class Prober(threading.Thread):
         super().__init__(name="prober", daemon=True)
         self._cluster = cluster
         self._able, self._serving, self._wake = able, serving, wake
-        self.interval = max(FASTEST, cluster.check_interval)
+        self.interval = pace(cluster.check_interval)
         self._nonce = uuid.uuid4().hex
         self._watch = paths.Watch(cluster.missed_adverts)
         self._peer = paths.Peer(self._nonce, max(1.0, 10 * self.interval))
@@ -323,6 +324,11 @@ class Prober(threading.Thread):
                 held = table.pop(name)
                 self._selector.unregister(held.socket)
                 held.socket.close()
+
+
+def pace(check_interval: float) -> float:
+    """Seconds between two probes, for this pace of the heartbeat."""
+    return min(max(FASTEST, check_interval), SLOWEST)
 
 
 def write(why: str, path: Path = PATH_FILE) -> None:
