@@ -362,7 +362,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self.disk.saved = self.saved
-        self.replica = Replica(self.disk, lambda: f"{self.name}-{next(self.world.numbers)}")
+        self.replica = Replica(self.disk, lambda: f"{next(self.world.numbers):032x}")
         self.sender = self.new_sender()
 
     def new_sender(self) -> Sender:

@@ -14,6 +14,8 @@ from .settings import RUNTIME_DIR, Cluster
 
 KEY_DIR = Path("/etc/zcluster/ssh")
 USER = "zcluster"
+# Seconds without a byte after which rsync gives up, on either side.
+STALLED = 30
 
 
 class PeerError(Exception):
@@ -101,6 +103,7 @@ def _rsync(cluster: Cluster, source: str, target: str, timeout: float) -> None:
             "--recursive",
             "--whole-file",
             "--sparse",
+            f"--timeout={STALLED}",
             f"--rsh={' '.join([*ssh_command(), '-b', cluster.local.ip])}",
             source,
             target,

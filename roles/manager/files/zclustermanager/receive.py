@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 import uuid
@@ -31,8 +32,7 @@ from . import (
 from .settings import Cluster, load
 from .sync import generation as generations
 from .sync import offers, operate, tree
-from .sync import stage as stages
-from .sync.disk import DiskError, LocalDisk
+from .sync.disk import LocalDisk
 from .sync.replica import Replica
 from .sync.sender import copy_contents
 from .sync.store import Store, new_id
@@ -41,12 +41,18 @@ TOKEN = re.compile(r"[0-9a-f]{32}")
 # What rsync's client asks of the far end for `--recursive --whole-file --sparse DIR/ host:TOKEN/`:
 # exactly r, W and S, then `.`, then the destination. Letters after `e.` are what the client can do,
 # an argument. Nothing else is let in: `s` alone would have rsync read a new command line from us.
-RSYNC = re.compile(r"rsync --server -[rWS]{3}e\.[A-Za-z]* \. ([0-9a-f]{32})/")
+RSYNC = re.compile(r"rsync --server -[rWS]{3}e\.[A-Za-z]*(?: --timeout=\d+)? \. ([0-9a-f]{32})/")
 # The same for what the peer pulls, which was frozen for it.
-RSYNC_PULL = re.compile(r"rsync --server --sender -[rWS]{3}e\.[A-Za-z]* \. ([0-9a-f]{32})/")
+RSYNC_PULL = re.compile(
+    r"rsync --server --sender -[rWS]{3}e\.[A-Za-z]*(?: --timeout=\d+)? \. ([0-9a-f]{32})/"
+)
 PLAIN = ("ping", "generation", "offer", "standing", "prepare", "activate", "try", "fetch", "events")
 WITH_TOKEN = ("commit", "freeze", "kept", "thaw")
-LARGEST_OFFER = 256 << 20
+# Bytes of a request; a manifest of 100,000 files has 23 MB, the list of contents wanted 7.
+LARGEST = {"offer": 64 << 20, "try": 64 << 20, "freeze": 16 << 20, "events": 16 << 20}
+LARGE = 1 << 20
+# Seconds in which a request must have arrived: who is cut off in the middle does not say so.
+ARRIVES_WITHIN = 60
 # Differing paths that are named to the other node.
 MOST_NAMED = 100
 # Seconds after which frozen copies are nobody's any more.
@@ -187,18 +193,6 @@ def thaw(cluster: Cluster, token: str, _: Any) -> dict[str, Any]:
     return {}
 
 
-REFUSED = (
-    RequestError,
-    operate.OperateError,
-    stages.StageError,
-    DiskError,
-    OSError,
-    KeyError,
-    TypeError,
-    ValueError,
-)
-
-
 def events(_: Cluster, __: str, document: Any) -> dict[str, Any]:
     """Keep what the peer tells of its events, tell what it lacks of ours."""
     return exchange.answer(journal.Log(), document)
@@ -231,25 +225,39 @@ def _first_line() -> bytes:
     return line
 
 
+def _body(verb: str) -> Any:
+    """The document that came with a request; RequestError for more than any honest one has."""
+    limit = LARGEST.get(verb, LARGE)
+    body = sys.stdin.buffer.read(limit + 1)
+    if len(body) > limit:
+        raise RequestError(f"request {verb} has more than {limit} bytes")
+    return json.loads(body) if body else None
+
+
 def main() -> int:
     """Answer one request."""
-    header = json.loads(_first_line() or b"{}")
+    header: dict[str, Any] = {}
+    signal.alarm(ARRIVES_WITHIN)
     try:
+        header = {**json.loads(_first_line() or b"{}")}
         cluster = load()
         if cluster is None:
             raise RequestError("this node is in no cluster")
-        verb, token = parse(header.get("command", ""))
+        verb, token = parse(str(header.get("command", "")))
         if verb in ("rsync", "rsync-pull"):
             _, disk = _replica(cluster)
             where = disk.blobs(token) if verb == "rsync" else disk.store.outgoing / token
             words = header["command"].split()
             os.chdir(where)
+            signal.alarm(0)
             os.execvp("rsync", [*words[:-1], f"{where}/"])  # noqa: S606 - no shell is the point
-        body = sys.stdin.buffer.read(LARGEST_OFFER)
-        answer = HANDLERS[verb](cluster, token, json.loads(body) if body else None)
-    except REFUSED as error:
+        document = _body(verb)
+        signal.alarm(0)
+        answer = HANDLERS[verb](cluster, token, document)
+    except Exception as error:  # noqa: BLE001 - whatever was sent, it is refused and logged
+        signal.alarm(0)
         text = str(error) if not isinstance(error, KeyError) else f"field {error} is missing"
-        print(f"request {header.get('command', '')[:80]!r} refused: {text}", file=sys.stderr)
+        print(f"request {str(header.get('command'))[:80]!r} refused: {text}", file=sys.stderr)
         answer = {"error": text, "passing": isinstance(error, PassingError)}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..settings import Cluster
@@ -10,6 +11,8 @@ from . import generation as generations
 from . import stage as stages
 from . import tree
 from .replica import Offer
+
+ID = re.compile(r"[0-9a-f]{32}")
 
 
 class OfferError(ValueError):
@@ -27,6 +30,10 @@ def dump(offer: Offer, cluster: Cluster) -> dict[str, Any]:
 
 def undump(document: Any, cluster: Cluster) -> Offer:
     """The inverse of `dump`; OfferError, KeyError or TypeError for what cannot be believed."""
+    generation = document["generation"]
+    ids = [*generation["ancestors"], *filter(None, (generation["id"], generation.get("known")))]
+    if not all(isinstance(i, str) and ID.fullmatch(i) for i in ids):
+        raise OfferError("the generation has an id that no node gives")
     if document["cluster"] != cluster.name:
         raise OfferError(f"this node is in cluster {cluster.name}, not {document['cluster']}")
     offer = Offer(generations.undump(document["generation"]), tree.undump(document["manifest"]))

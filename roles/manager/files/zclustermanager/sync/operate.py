@@ -297,7 +297,9 @@ def _difference(
     readable = [
         p
         for p in paths[:SHOWN_FILES]
-        if all(
+        if _public(p, ours)
+        and _public(p, theirs)
+        and all(
             e is None or (e.kind == "file" and e.mode & 0o004 and e.size <= SHOWN_BYTES)
             for e in (ours.get(p), theirs.get(p))
         )
@@ -319,6 +321,14 @@ def _difference(
                 )
             shown.append({"path": path, "here": _words(mine), "there": _words(other), "diff": text})
     return shown
+
+
+def _public(path: str, manifest: Manifest) -> bool:
+    """Whether everybody may pass through the directories above a path."""
+    while (path := os.path.dirname(path)) in manifest:
+        if not manifest[path].mode & 0o001:
+            return False
+    return True
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from .store import DRIFT, GAVE_WAY, LATE, REPLACED, Store
 from .tree import Entry, Manifest, Scanner
 
 FINISHED = (Answer.ACCEPT, Answer.JOIN, Answer.EQUAL)
+HEX = re.compile(r"(?:[0-9a-f]{2})*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -98,6 +99,8 @@ def _sound(path: str, entry: Entry, target: Manifest, roots: tuple[str, ...]) ->
     A parent that is no directory could be a symbolic link out of the root; a hard link could be to
     any file of the file system; a digest could be a path.
     """
+    if not _typed(entry):
+        return False
     parent = target.get(os.path.dirname(path))
     linked = target.get(entry.link)
     return (
@@ -110,6 +113,21 @@ def _sound(path: str, entry: Entry, target: Manifest, roots: tuple[str, ...]) ->
             or (entry.kind == "file" and linked is not None and linked.sha256 == entry.sha256)
         )
         and (linked is None or not linked.link)
+    )
+
+
+def _typed(entry: Entry) -> bool:
+    """True when every field can be written to a disk: that is no time to find out."""
+    texts = (entry.path, entry.kind, entry.owner, entry.group, entry.sha256, entry.target)
+    numbers = (entry.mode, entry.size, entry.mtime_ns)
+    return (
+        all(isinstance(text, str) and "\0" not in text for text in (*texts, entry.link))
+        and all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+        and 0 <= entry.mode <= 0o7777
+        and abs(entry.mtime_ns) < 1 << 63
+        and isinstance(entry.xattrs, dict)
+        and all(HEX.fullmatch(value) for value in entry.xattrs.values())
+        and not any("\0" in name or "." not in name for name in entry.xattrs)
     )
 
 

@@ -264,7 +264,9 @@ def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_res
         if copy_to is not None:
             os.ftruncate(copy_to, 0)
             os.lseek(copy_to, 0, os.SEEK_SET)
-        with open(path, "rb") as stream:
+        # Not through a symbolic link, nor into a FIFO, that somebody put there since the look.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags), "rb") as stream:
             before = os.fstat(stream.fileno())
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
