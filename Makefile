@@ -22,7 +22,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Program it is needed for, Debian package that has it.
 PACKAGES := \
 	git:git ssh:openssh-client ssh-keygen:openssh-client ip:iproute2 podman:podman \
-	mmdebstrap:mmdebstrap iptables:iptables nft:nftables
+	mmdebstrap:mmdebstrap iptables:iptables nft:nftables strace:strace
 
 # A Python that is new enough and can make environments; Debian's own first, never that of .venv.
 FIND_PYTHON = for python in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
@@ -114,6 +114,10 @@ test-all: lab-up ## Every lab test, the long tables too
 .PHONY: test-services
 test-services: lab-up ## The longer tests of managed services, on the lab
 	$(SUDO) env "PATH=$$PATH" $(PYTEST) $(PYTEST_ARGS) -m services tests/lab
+
+.PHONY: test-sync
+test-sync: lab-up ## All tests of synchronization on the lab, the longer ones too
+	$(SUDO) env "PATH=$$PATH" $(PYTEST) $(PYTEST_ARGS) -m lab tests/lab/test_sync.py
 
 .PHONY: test-faults
 test-faults: lab-up ## Every fault under live traffic; SEED=n [STEPS=n]: a random sequence of them

@@ -382,6 +382,8 @@ def sync(result: Result) -> Iterable[RenderableType]:
             yield Text(f"{host}  {path} restored from {told['version']}")
         if "relation" in told and "state" not in told:
             yield Text(f"{host} is {told['relation']}, as {told.get('peer', 'the other')} stands")
+        if told.get("gives_way"):
+            yield Text(f"what {told['gives_way']} had is kept there: zcluster sync versions")
         for entry in told.get("differing", ()):
             if isinstance(entry, Mapping):
                 yield Text(f"{entry['path']}: {entry['here']} here, {entry['there']} there")

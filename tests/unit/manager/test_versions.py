@@ -89,7 +89,8 @@ def test_no_room_is_said_and_only_what_the_master_replaced_is_given_up(
 ) -> None:
     edited = keep(disk, DRIFT)
     keep(disk, REPLACED)
-    monkeypatch.setattr(stores.shutil, "disk_usage", lambda _: SimpleNamespace(free=2))
-    with pytest.raises(DiskError, match=r"3 of 5 bytes are missing on .*zcluster_sync_keep"):
+    full = SimpleNamespace(f_bavail=1, f_frsize=4096, f_files=10, f_favail=10)
+    monkeypatch.setattr(stores.os, "statvfs", lambda _: full)
+    with pytest.raises(DiskError, match=r"4101 bytes and 1 inodes are needed, 4096 and 10 are"):
         disk.make_room({"/r/a": tree.Entry("/r/a", "file", 0o644, "root", "root", size=5)})
     assert list(disk.store.records()) == [edited]

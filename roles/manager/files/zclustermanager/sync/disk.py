@@ -29,6 +29,8 @@ from .tree import Entry, Manifest, Scanner
 
 # So many files are made durable one by one; above that the whole file system is cheaper.
 FEW = 64
+# What a file takes at most beside its bytes.
+BLOCK = 4096
 # Seconds for a program to end what it writes to a file that was replaced under its hands.
 LAST_WORDS = 1.0
 OURS = re.compile(rf"{re.escape(tree.TEMPORARY_PREFIX)}[0-9a-f]{{32}}-?")
@@ -210,11 +212,12 @@ class LocalDisk:
 
     def make_room(self, replaced: Manifest) -> None:
         """On the file system of versions/."""
-        needed = sum(entry.size for entry in replaced.values())
-        if missing := self.store.make_room(needed):
+        files = [entry for entry in replaced.values() if entry.kind == "file"]
+        needed = sum(entry.size + BLOCK for entry in files)
+        if lacking := self.store.make_room(needed, len(files)):
             raise DiskError(
-                f"no room to keep what is replaced: {missing} of {needed} bytes are missing on "
-                f"{self.store.state}; free some, or lower zcluster_sync_keep"
+                f"no room to keep what is replaced: {lacking} on {self.store.state}; free some, "
+                "or lower zcluster_sync_keep"
             )
 
     def version(self, kind: str) -> str:

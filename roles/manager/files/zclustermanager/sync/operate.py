@@ -285,7 +285,20 @@ def resolve(cluster: Cluster, asked: Asked) -> dict[str, Any]:
         raise OperateError(str(error)) from error
     journal.record("sync-resolved", keep=asked.keep, generation=generation.id)
     wake()
-    return answer | {"changed": True}
+    gives_way = cluster.peer.hostname
+    return answer | {"changed": True, "gives_way": gives_way, "relation": _until_one(cluster)}
+
+
+def _until_one(cluster: Cluster) -> str:
+    """Wait until both nodes have one generation; how they stand then."""
+    deadline = time.monotonic() + PATIENCE / 2
+    relation = generations.Relation.AHEAD
+    while time.monotonic() < deadline and relation is not Relation.SAME:
+        time.sleep(0.2)
+        with contextlib.suppress(peer.PeerError):
+            theirs = peer.ask(cluster, "generation", timeout=4.0)["generation"]
+            relation = generations.compare(Store().generation(), generations.undump(theirs))
+    return relation.value
 
 
 def _difference(
@@ -385,7 +398,9 @@ def text(verb: str, answer: dict[str, Any]) -> str:
             + (f"\n{d['diff']}" if d["diff"] else "")
             for d in answer["differing"]
         ]
-        return "\n".join([f"this node is {answer['relation']}", *rows])
+        gave = answer.get("gives_way")
+        kept = [f"what {gave} had is kept there: zcluster sync versions"] if gave else []
+        return "\n".join([f"this node is {answer['relation']}", *rows, *kept])
     if verb == "restore":
         return "\n".join(answer["restored"]) or "nothing to restore: it is what is live"
     if verb in ("pause", "resume"):

@@ -129,12 +129,19 @@ class Store:
         for old in beyond(self.records(), self.limits):
             shutil.rmtree(self.versions / old, ignore_errors=True)
 
-    def make_room(self, needed: int) -> int:
-        """Give up what the master has replaced, oldest first, for these bytes; those missing."""
+    def make_room(self, size: int, files: int) -> str:
+        """Give up what the master has replaced, oldest first, for so much; in words what lacks."""
         versions = [name for name in self.records() if kind(name) == REPLACED]
-        while (missing := needed - shutil.disk_usage(self.state).free) > 0 and versions:
+        while True:
+            room = os.statvfs(self.state)
+            free = room.f_bavail * room.f_frsize
+            # A file system without a table of inodes says that it has none at all.
+            inodes = room.f_favail if room.f_files else files
+            if free >= size and inodes >= files:
+                return ""
+            if not versions:
+                return f"{size} bytes and {files} inodes are needed, {free} and {inodes} are free"
             shutil.rmtree(self.versions / versions.pop(0), ignore_errors=True)
-        return max(missing, 0)
 
     def sweep(self) -> None:
         """Remove what a kill or a power loss left of copies that are laid out to be looked at.
