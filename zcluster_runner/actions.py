@@ -132,6 +132,14 @@ class Action:
         return next((param for param in self.params if param.name == name), None)
 
 
+PASSWORD_STDIN = Param(
+    "password_stdin",
+    Kind.FLAG,
+    "read the remote root password from one line of standard input",
+    Goes.DRIVER,
+)
+
+
 def _inventory(name: str, kind: Kind, text: str, **more: object) -> Param:
     return Param(name, kind, text, Goes.INVENTORY, **more)  # type: ignore[arg-type]
 
@@ -185,12 +193,7 @@ CREATE_PARAMS = (
     _inventory("user", Kind.TEXT, "the user Ansible logs in as (default root)"),
     _inventory("key", Kind.PATH, "your private SSH key (default ~/.ssh/id_ed25519)"),
     REPLACE_BACKUP,
-    Param(
-        "password_stdin",
-        Kind.FLAG,
-        "read the remote root password from one line of standard input",
-        Goes.DRIVER,
-    ),
+    PASSWORD_STDIN,
 )
 
 
@@ -310,10 +313,15 @@ ACTIONS: tuple[Action, ...] = (
         verb="preflight",
         playbook="zcluster.ha.preflight",
         summary="Say what would stand in the way of a cluster",
-        text="Looks at both nodes and reports everything it finds at once. Changes nothing.",
+        text=(
+            "Looks at both nodes and reports everything it finds at once. Changes nothing: where\n"
+            "your SSH key is not accepted yet, the root password serves for this one look."
+        ),
         examples=("zcluster -i inventories/web preflight",),
         shown=Shown.FINDINGS,
+        params=(PASSWORD_STDIN,),
         exit_rule=ExitRule.FINDINGS,
+        takes_password=True,
         asks_for="findings",
         writes=False,
     ),
@@ -321,7 +329,10 @@ ACTIONS: tuple[Action, ...] = (
         verb="interfaces",
         playbook="zcluster.ha.interfaces",
         summary="List the addresses a cluster can be built on",
-        text="Real network cards, bonds and VLANs that are up, with their addresses.",
+        text=(
+            "Real network cards, bonds and VLANs that are up, with their own IPv4 addresses: of\n"
+            "all hosts of the inventory, or of HOST; of this machine where no cluster is known."
+        ),
         examples=("zcluster interfaces", "zcluster interfaces lb1"),
         shown=Shown.INTERFACES,
         params=(
@@ -334,8 +345,10 @@ ACTIONS: tuple[Action, ...] = (
             ),
             Param("user", Kind.TEXT, "the user Ansible logs in as", Goes.INVENTORY),
             Param("key", Kind.PATH, "your private SSH key", Goes.INVENTORY),
+            PASSWORD_STDIN,
         ),
         place=Place.ANY_HOST,
+        takes_password=True,
         asks_for="interfaces",
         writes=False,
     ),
@@ -605,12 +618,7 @@ ACTIONS: tuple[Action, ...] = (
                 variable="zcluster_with_ip",
             ),
             REPLACE_BACKUP,
-            Param(
-                "password_stdin",
-                Kind.FLAG,
-                "read the remote root password from one line of standard input",
-                Goes.DRIVER,
-            ),
+            PASSWORD_STDIN,
         ),
         exit_rule=ExitRule.NODES,
         takes_password=True,

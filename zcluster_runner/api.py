@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zcluster_runner import actions
 from zcluster_runner.actions import Action, ExitRule, Goes, Kind, Param, Place
-from zcluster_runner.errors import InventoryError, UsageError
+from zcluster_runner.errors import InventoryError, NoInventoryError, UsageError
 from zcluster_runner.result import Event, ExitCode, Failure, Outcome, Result, worst
 from zcluster_runner.secret import Secret
 
@@ -98,6 +98,8 @@ class Target:
     """The nodes of the cluster that is meant; none: whatever the inventory has."""
     written: Path | None = None
     """The inventory directory that this run made."""
+    just_the_host: bool = False
+    """The inventory holds the host asked for, and nothing else."""
 
 
 def nodes_of(inventory: Inventory, cluster: str) -> tuple[str, ...]:
@@ -157,6 +159,8 @@ def target_for(
         host = str(values.get("host") or "")
         try:
             found = inventory.locate(given, os.environ, cwd, cluster or "")
+        except NoInventoryError:
+            host = host or "localhost"
         except InventoryError:
             if given or not host:
                 raise
@@ -167,7 +171,8 @@ def target_for(
                 return Target((found,), nodes_of(known, name) if known else ())
         # no inventory knows this host: one for this run alone
         content = draft.draft({**values, "name": "interfaces", "local": host})
-        return Target((draft.write(content, _scratch(stack) / "inventory"),))
+        written = draft.write(content, _scratch(stack) / "inventory")
+        return Target((written,), just_the_host=True)
     if action.place is Place.CREATE and wanted - {"name"}:
         return _new_inventory(values, given, check, stack)
     name = cluster or str(values.get("name") or "")
@@ -241,8 +246,8 @@ def run(
     ``inventory``: a directory or file; else ``$ZCLUSTER_INVENTORY``, else the only cluster known.
     ``cluster`` and ``limit``: one cluster of it; an Ansible host pattern. Without them a verb that
     changes something goes through the clusters one by one; a failure of one is none of the next.
-    ``password``: the remote root password, for create; ``ask_password`` is called only if create
-    turns out to need it, with nothing changed until then.
+    ``password``: the remote root password, for create and what looks before it; ``ask_password`` is
+    called only if it turns out to be needed, with nothing changed until then.
     ``on_event``: gets each Event as it happens. ``cancel``: is asked several times a second.
     Other keywords are the verb's parameters (``actions.py``).
 
@@ -346,7 +351,11 @@ def spec_for(
     """Return what is to be run."""
     from zcluster_runner.execution import RunSpec
 
-    named = [p.name for p in action.params if p.goes is Goes.LIMIT and p.name in values]
+    named = [
+        p.name
+        for p in action.params
+        if p.goes is Goes.LIMIT and p.name in values and not target.just_the_host
+    ]
     return RunSpec(
         verb=action.verb,
         playbook=action.playbook,
@@ -541,15 +550,14 @@ def services_code(rows: list[dict[str, Any]], *, succeeded: bool) -> ExitCode:
 
 def settings(result: Result) -> list[dict[str, Any]]:
     """Return the settings of each cluster, as its local node has them, in the words of ``show``."""
-    import socket
+    from zcluster_runner import nodes
 
     clusters: dict[str, dict[str, Any]] = {}
     for said in result.report("settings").values():
         if not isinstance(said, Mapping) or not said.get("nodes"):
             continue
-        here = socket.gethostname().partition(".")[0]
         hostnames = [str(node.get("hostname")) for node in said["nodes"]]
-        local = here if here in hostnames else str(said.get("initial_master"))
+        local = nodes.local_of(hostnames, str(said.get("initial_master")))
         if said.get("name") not in clusters or said.get("local") == local:
             clusters[str(said.get("name"))] = settings_of(said, local)
     return list(clusters.values())

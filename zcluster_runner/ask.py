@@ -52,6 +52,19 @@ def ask_password(hosts: Sequence[str]) -> Secret | None:
     return password_twice(hosts) if terminal() else None
 
 
+class Password:
+    """The root password of one command: typed once, for all that needs it."""
+
+    def __init__(self, known: Secret | None = None) -> None:
+        """Know it already, or not yet."""
+        self.known = known
+
+    def ask(self, hosts: Sequence[str]) -> Secret | None:
+        """Return the password; asks for it unless it is known."""
+        self.known = self.known or ask_password(hosts)
+        return self.known
+
+
 def confirmed(question: str, yes: bool) -> bool:
     """Return whether to go on; without a terminal only ``--yes`` does."""
     if yes:

@@ -298,9 +298,9 @@ def invoked(action: Action, options: dict[str, Any]) -> ExitCode:
     from_stdin = bool(options.pop("password_stdin", False))
     if action.confirm and not run_options["check"] and not ask.confirmed(action.confirm, yes):
         raise click.Abort
-    password = ask.password_from_stdin() if from_stdin else None
+    password = ask.Password(ask.password_from_stdin() if from_stdin else None)
     if action.place is Place.CREATE and wants_questions(options, run_options["inventory"]):
-        options = ask.missing_for_create(options, _interfaces)
+        options = ask.missing_for_create(options, _interfaces(password))
     if action.verb == "configure" and not options and (ask.terminal() or not run_options["check"]):
         options = chosen_settings(run_options, yes)
 
@@ -348,7 +348,8 @@ def chosen_settings(run_options: Mapping[str, Any], yes: bool) -> dict[str, Any]
     where = {name: run_options[name] for name in ("inventory", "cluster", "limit")}
 
     def told(verb: str) -> Result:
-        return _run(api.action_for(verb), where, {}, None, verbose=0, as_json=False)
+        action = api.action_for(verb)
+        return _run(action, where, {}, ask.Password(), verbose=0, as_json=False)
 
     plan = choosing.plan_of(told("show"))
     settings = choosing.offered(plan, choosing.interfaces_of(told("interfaces")))
@@ -361,17 +362,20 @@ def chosen_settings(run_options: Mapping[str, Any], yes: bool) -> dict[str, Any]
     return values
 
 
-def _interfaces(values: Mapping[str, Any], host: str) -> Result:
-    access = {name: values[name] for name in ("user", "key") if values.get(name)}
-    action = api.action_for("interfaces")
-    return _run(action, {}, {"host": host, **access}, None, verbose=0, as_json=False)
+def _interfaces(password: ask.Password) -> ask.FindInterfaces:
+    def look(values: Mapping[str, Any], host: str) -> Result:
+        access = {name: values[name] for name in ("user", "key") if values.get(name)}
+        action = api.action_for("interfaces")
+        return _run(action, {}, {"host": host, **access}, password, verbose=0, as_json=False)
+
+    return look
 
 
 def _run(
     action: Action,
     run_options: Mapping[str, Any],
     options: Mapping[str, Any],
-    password: Any,
+    password: ask.Password,
     *,
     verbose: int,
     as_json: bool,
@@ -390,7 +394,7 @@ def _run(
 
     def ask_password(hosts: Sequence[str]) -> Any:
         progress.pause()
-        return ask.ask_password(hosts)
+        return password.ask(hosts)
 
     def listen(event: Event) -> None:
         nonlocal changed
@@ -407,7 +411,7 @@ def _run(
             action.verb,
             **run_options,
             verbosity=max(0, verbose - 1),
-            password=password,
+            password=password.known,
             ask_password=ask_password if action.takes_password else None,
             on_event=listen,
             **options,

@@ -14,8 +14,9 @@ from typing import Any
 
 from zcluster_runner.errors import InventoryError, UsageError
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
-NAME_ALLOWED = "letters, digits, - and _, beginning with a letter, at most 32"
+NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+"""Nothing that preflight would refuse (plugins/module_utils/_settings.py)."""
+NAME_ALLOWED = "small letters, digits and -, beginning with a letter, at most 31"
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?")
 PROFILES = ("standard", "fast", "wan")
 """What ``zcluster_profile`` may be (plugins/module_utils/_settings.py has their values)."""

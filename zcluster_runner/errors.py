@@ -18,3 +18,7 @@ class UsageError(DriverError):
 
 class InventoryError(UsageError):
     """No inventory, or more than one, or one that cannot be used (exit code 64)."""
+
+
+class NoInventoryError(InventoryError):
+    """No cluster is known, and none was named."""

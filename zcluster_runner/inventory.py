@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zcluster_runner import environment
-from zcluster_runner.errors import DriverError, InventoryError
+from zcluster_runner.errors import DriverError, InventoryError, NoInventoryError
 
 VARIABLE = "ZCLUSTER_INVENTORY"
 
@@ -62,7 +62,7 @@ def locate(given: str | None, caller: Mapping[str, str], cwd: Path, name: str = 
     if len(found) == 1:
         return found[0].absolute()
     if not found:
-        raise InventoryError(
+        raise NoInventoryError(
             "no cluster is known here. Make one with 'zcluster create', "
             f"or name an inventory with -i or ${VARIABLE}"
         )

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from zcluster_runner.events import Fold
@@ -20,12 +21,21 @@ def word(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def local_of(hostnames: Collection[str], initial_master: str) -> str:
+    """Return the hostname of the local node: this machine if it is one, else the first master."""
+    here = socket.gethostname().partition(".")[0]
+    return here if here in hostnames else initial_master
+
+
 def reported(host: str, said: Mapping[str, Any]) -> NodeStatus:
     """Return the row of a node that answered."""
     health = Health.of(said.get("status"))
     side = word(said.get("node"))
     if not side and said.get("initial_master") and said.get("hostname"):
-        side = "local" if said["initial_master"] == said["hostname"] else "remote"
+        peer = said.get("peer")
+        names = {said["hostname"], peer.get("hostname") if isinstance(peer, Mapping) else None}
+        local = local_of(names - {None}, str(said["initial_master"]))
+        side = "local" if said["hostname"] == local else "remote"
     return NodeStatus(
         host=host,
         cluster=word(said.get("cluster")),
@@ -92,11 +102,12 @@ def completed(found: Mapping[str, NodeStatus], inventory: Inventory) -> tuple[No
     from dataclasses import replace
 
     whole: list[NodeStatus] = []
+    known = {row.cluster for row in found.values() if row.node == "local"}
     for name, row in found.items():
         host = inventory.host(name)
         cluster = row.cluster or (host.cluster if host else "")
         local = inventory.local(cluster)
-        side = "local" if local and local.name == name else "remote"
+        side = "local" if local and local.name == name and cluster not in known else "remote"
         whole.append(
             replace(
                 row,

@@ -64,6 +64,9 @@ def show(action: Action, result: Result, out: Console, err: Console) -> None:
     if action.writes:
         for renderable in changes(result):
             out.print(renderable)
+    if action.takes_password and result.succeeded:
+        for said in result.report("key_added").values():
+            out.print(str(said))
     if action.writes and result.check:
         for renderable in differences(result):
             out.print(renderable)

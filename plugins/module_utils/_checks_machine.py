@@ -18,8 +18,12 @@ SUPPORTED = {"debian": ("12", "13")}
 MINIMUM_PYTHON = (3, 11)
 MIB = 1024 * 1024
 # Path -> room that installing and running needs, beside the synchronized content.
-ROOM = {"/": 64 * MIB, "/var/lib": 32 * MIB}
+ROOM = {"/": 64 * MIB, "/var/lib/zcluster": 32 * MIB}
 MINIMUM_INODES = 1000
+# Where the user lives whom create makes (role peer_trust).
+PEER_HOME = "/var/lib/zcluster/peer"
+SSH_PORT = 22
+KEYS_FILES = (".ssh/authorized_keys", "%h/.ssh/authorized_keys")
 CLOCK_SECONDS = 2.0
 # Measured: with two cores and eight busy loops no false takeover at 0.05 s, some below it.
 REALTIME_BELOW = 0.05
@@ -270,7 +274,7 @@ def disks(view: View) -> t.Iterator[Finding]:
             largest[tree.path] = max(largest.get(tree.path, 0), tree.bytes)
     for host, node in view.seen.items():
         for disk in node.disks:
-            content = 2 * sum(largest.values()) if disk.path == "/var/lib" else 0
+            content = 2 * sum(largest.values()) if disk.path == "/var/lib/zcluster" else 0
             needed = ROOM.get(disk.path, 8 * MIB) + (content or largest.get(disk.path, 0))
             if disk.free_bytes < needed:
                 yield error(
@@ -358,9 +362,17 @@ def realtime(view: View) -> t.Iterator[Finding]:
 
 
 def membership(view: View) -> t.Iterator[Finding]:
-    """The node is in no other cluster."""
+    """The node is in no other cluster, and its user zcluster is nobody else's."""
     names = {node.system.hostname for node in view.seen.values()}
     for host, node in view.seen.items():
+        if node.peer_home not in ("", PEER_HOME):
+            yield error(
+                host,
+                "user zcluster",
+                node.peer_home,
+                "There is a user zcluster that create did not make, and that unset would remove.",
+                "Rename that user (usermod --login, groupmod --new-name), or choose another node.",
+            )
         if "cluster" in node.errors:
             yield error(
                 host,
@@ -477,6 +489,31 @@ def sshd(view: View) -> t.Iterator[Finding]:
                 "no",
                 "sshd refuses keys, by which the nodes trust each other.",
                 "Set PubkeyAuthentication yes in /etc/ssh/sshd_config.d/ and reload ssh.",
+            )
+        if settings.authorizedkeysfile and not set(KEYS_FILES) & set(settings.authorizedkeysfile):
+            yield error(
+                host,
+                "AuthorizedKeysFile",
+                settings.authorizedkeysfile,
+                "sshd would not read the keys of user zcluster, as which the peer logs in.",
+                "Let AuthorizedKeysFile name .ssh/authorized_keys, at least for that user "
+                "(Match User zcluster), and reload ssh.",
+            )
+        if not settings.host_key:
+            yield error(
+                host,
+                "HostKey",
+                "no ed25519 key",
+                "The nodes know each other by sshd's ed25519 host key, which this node lacks.",
+                "Make it (ssh-keygen -A), let sshd use it (HostKey), and restart ssh.",
+            )
+        if settings.ports and SSH_PORT not in settings.ports:
+            yield error(
+                host,
+                "Port",
+                settings.ports,
+                f"The nodes talk to each other at port {SSH_PORT}, where sshd does not listen.",
+                f"Add Port {SSH_PORT} beside the other in /etc/ssh/sshd_config.d/ and restart ssh.",
             )
         ip = view.settings.ips.get(host)
         if ip and settings.listen and not any(_covers(item, ip) for item in settings.listen):

@@ -153,11 +153,15 @@ def items(interface: Interface) -> t.Tuple[t.Dict[str, t.Any], ...]:
             "kind": interface.kind.value,
             "mac": interface.mac,
             "up": interface.up and interface.carrier,
-            "eligible": not (interface.unfit or address.virtual),
-            "reason": interface.unfit or address.virtual,
+            "eligible": not (reason := interface.unfit or address.virtual or _why_no_link(address)),
+            "reason": reason,
         }
         for address in addresses
     )
+
+
+def _why_no_link(address: Address) -> str:
+    return "" if address.family == 4 else "an IPv6 address: the nodes talk to each other over IPv4"
 
 
 def _interface(link: t.Dict[str, t.Any], in_container: bool, vips: t.Collection[str]) -> Interface:

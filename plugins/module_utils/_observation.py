@@ -59,6 +59,8 @@ class Sshd:
     allowusers: t.Tuple[str, ...] = ()
     allowgroups: t.Tuple[str, ...] = ()
     denyusers: t.Tuple[str, ...] = ()
+    authorizedkeysfile: t.Tuple[str, ...] = ()
+    host_key: bool = True
     error: str = ""
 
 
@@ -183,6 +185,7 @@ class Observation:
     trees: t.Tuple[Tree, ...] = ()
     users: t.Tuple[str, ...] = ()
     groups: t.Tuple[str, ...] = ()
+    peer_home: str = ""
     firewall: Firewall = Firewall()
     ports: t.Tuple[Port, ...] = ()
     peer: t.Optional[Peer] = None

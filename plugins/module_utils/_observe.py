@@ -27,6 +27,7 @@ from ansible_collections.zcluster.ha.plugins.module_utils import (
 
 CLUSTER_FILE = "/etc/zcluster/cluster.json"
 PROGRAM_FILE = "/usr/lib/zcluster/zclustermanager/__init__.py"
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 PACKAGES = ("keepalived", "conntrackd", "rsync", "nftables")
 HA_UNITS = (
     "keepalived.service", "conntrackd.service", "corosync.service", "pacemaker.service",
@@ -230,11 +231,13 @@ def _sshd(context: _Context) -> _observation.Sshd:
     login = f"user=zcluster,host={peer},addr={peer}"
     # sshd wants to be called by its full path.
     rc, out, err = context.node.run(["/usr/sbin/sshd", "-T", "-C", login])
-    return _observation.Sshd() if rc == 127 else parse_sshd(out, err)
+    if rc == 127:
+        return _observation.Sshd()
+    return parse_sshd(out, err, bool(context.node.read(HOST_KEY)))
 
 
-def parse_sshd(out: str, err: str) -> _observation.Sshd:
-    """The settings in the output of sshd -T."""
+def parse_sshd(out: str, err: str, host_key: bool) -> _observation.Sshd:
+    """The settings in the output of sshd -T, and whether there is an ed25519 host key."""
     if not out:
         return _observation.Sshd(present=True, error=err.strip())
     values: t.Dict[str, t.List[str]] = {}
@@ -255,12 +258,14 @@ def parse_sshd(out: str, err: str) -> _observation.Sshd:
         allowusers=words("allowusers"),
         allowgroups=words("allowgroups"),
         denyusers=words("denyusers"),
+        authorizedkeysfile=words("authorizedkeysfile"),
+        host_key=host_key,
     )
 
 
 def _disks(context: _Context) -> t.Tuple[_observation.Disk, ...]:
     found: t.List[_observation.Disk] = []
-    for path in ("/", "/var/lib", *_walkable(context.question)):
+    for path in ("/", "/var/lib/zcluster", *_walkable(context.question)):
         place = path
         while not os.path.exists(place):
             place = os.path.dirname(place)
@@ -319,6 +324,12 @@ def _names(file: str) -> t.Callable[[_Context], t.Tuple[str, ...]]:
         return tuple(sorted(line.partition(":")[0] for line in lines if ":" in line))
 
     return probe
+
+
+def _peer_home(context: _Context) -> str:
+    lines = (context.node.read("/etc/passwd") or "").splitlines()
+    users = (line.split(":") for line in lines)
+    return next((words[5] for words in users if words[0] == "zcluster" and len(words) > 5), "")
 
 
 def _firewall(context: _Context) -> _observation.Firewall:
@@ -468,6 +479,7 @@ PROBES: t.Dict[str, t.Callable[[_Context], t.Any]] = {
     "trees": _trees,
     "users": _names("/etc/passwd"),
     "groups": _names("/etc/group"),
+    "peer_home": _peer_home,
     "firewall": _firewall,
     "ports": _ports,
     "peer": _peer,

@@ -177,14 +177,18 @@ def test_new_master_sends_what_changed_while_the_other_was_off(cluster: Cluster)
     cluster.wait_settled()
 
 
+def becomes_a_generation(cluster: Cluster, node: str, written: str) -> None:
+    """Write into the configuration of a master, until that is its generation."""
+    before = generation(cluster, node)
+    write(cluster, node, f"echo '{written}' >> {CONFIGURATION}")
+    eventually(f"{node} has a new generation", lambda: generation(cluster, node) != before)
+
+
 def serves_alone_after(cluster: Cluster, written: str) -> None:
     """n1 off, n2 serves and is edited, both off, n1 alone boots and serves: it is stale."""
     cluster.lab.power_off("n1")
     eventually("n2 is master", lambda: cluster.status("n2").get("role") == "master")
-    before = generation(cluster, "n2")
-    write(cluster, "n2", f"echo '{written}' >> {CONFIGURATION}")
-    # The change must be n2's generation before its power goes.
-    eventually("n2 has a new generation", lambda: generation(cluster, "n2") != before)
+    becomes_a_generation(cluster, "n2", written)
     cluster.lab.power_off("n2")
     cluster.lab.power_on("n1")
     eventually("n1 serves alone", lambda: cluster.status("n1").get("role") == "master")

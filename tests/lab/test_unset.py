@@ -2,15 +2,13 @@
 # Unset: both nodes are clean, and the active one never stops serving.
 from __future__ import annotations
 
-import json
-import time
-
 import pytest
 from product import NODE_NAMES, Cluster, Play, create_cluster, eventually, node_status, trace
 from traffic import traffic
 
 pytestmark = pytest.mark.lab
 
+KEYS = "/root/.ssh/authorized_keys"
 DEAF = """\
 table ip deaf {
     chain in {
@@ -24,11 +22,19 @@ table ip deaf {
 def test_unset_leaves_clean_nodes_and_the_active_one_serving(cluster: Cluster, play: Play) -> None:
     lab = cluster.lab
     vips = {vip.partition("/")[0] for vip in lab.vips().values()}
+    for node in NODE_NAMES:  # the key of a second operator, whom a later create let in
+        add = f"echo 'ssh-ed25519 AAAA second' | tee -a {KEYS} >> /var/lib/zcluster/operator_key"
+        lab.exec(node, "sh", "-c", add)
+    heard = lab.start_process("n2", "ip", "-oneline", "monitor", "address")
     with traffic(lab) as noticed:
         run = play("zcluster.ha.unset", inventory=cluster.inventory)
+    came = lab.stop_process(heard)
     assert run.returncode == 0, run.output
     assert noticed.udp_lost == 0
     assert noticed.tcp_alive == noticed.tcp_opened == 100
+    # The backup takes nothing over, for no moment.
+    for address in (*vips, "169.254"):
+        assert address not in came
     for node in NODE_NAMES:
         left_there = trace(lab, node)
         left = set(left_there.files.splitlines())
@@ -43,7 +49,7 @@ def test_unset_leaves_clean_nodes_and_the_active_one_serving(cluster: Cluster, p
         addresses = set(left_there.addresses.split())
         assert vips <= addresses if node == "n1" else not vips & addresses
         assert "169.254" not in left_there.addresses
-        lab.exec(node, "test", "!", "-s", "/root/.ssh/authorized_keys")
+        lab.exec(node, "test", "!", "-e", KEYS)
         for unit_name in ("keepalived", "conntrackd", "zcluster"):
             said = lab.exec(node, "systemctl", "is-active", f"{unit_name}.service", check=False)
             assert said.stdout.strip() in ("inactive", "unknown", "failed"), unit_name
@@ -60,10 +66,8 @@ def test_what_unset_left_serving_serves_after_a_reboot_and_is_adopted_without_a_
     run = play("zcluster.ha.unset", inventory=cluster.inventory)
     assert run.returncode == 0, run.output
     lab.reboot("n1")
-    time.sleep(1)
-    links = json.loads(lab.exec("n1", "ip", "-j", "address").stdout)
-    addresses = {i["local"] for link in links for i in link["addr_info"]}
-    assert {vip.partition("/")[0] for vip in lab.vips().values()} <= addresses
+    vips = {vip.partition("/")[0] for vip in lab.vips().values()}
+    eventually("n1 holds them", lambda: vips <= set(trace(lab, "n1").addresses.split()))
     with traffic(lab) as noticed:
         run = create_cluster(lab, cluster.inventory)
     assert run.returncode == 0, run.output
@@ -81,8 +85,12 @@ def test_unset_refuses_while_the_backup_cannot_be_told(cluster: Cluster, play: P
     with traffic(lab) as noticed:
         run = play("zcluster.ha.unset", inventory=cluster.inventory)
     assert run.returncode != 0
+    words = " ".join(run.output.split())
+    assert "n2 cannot be reached, and would take over what the other node keeps" in words
+    assert "--limit n1" in words
     assert trace(lab, "n1") == before
-    assert node_status(lab, "n1")["role"] == "master"
+    lab.exec("n1", "test", "!", "-e", "/run/zcluster.lease")
+    eventually("n1 serves", lambda: node_status(lab, "n1").get("role") == "master")
     assert noticed.udp_lost == 0
     # The way out for a partner that is dead for good.
     with traffic(lab) as noticed:
@@ -99,7 +107,8 @@ def test_unset_refuses_while_both_nodes_hold_virtual_ips(cluster: Cluster, play:
     for node in NODE_NAMES:
         lab.exec(node, "nft", "-f", "-", stdin=DEAF)
     eventually(
-        "both are master", lambda: all(node_status(lab, n)["role"] == "master" for n in NODE_NAMES)
+        "both are master",
+        lambda: all(node_status(lab, node).get("role") == "master" for node in NODE_NAMES),
     )
     before = [trace(lab, node) for node in NODE_NAMES]
     run = play("zcluster.ha.unset", inventory=cluster.inventory)

@@ -51,6 +51,13 @@ def test_the_kernels_error_is_an_error_and_not_an_empty_list() -> None:
         addresses.parse(message(addresses.NLMSG_ERROR, (-1).to_bytes(4, "little", signed=True)))
 
 
+@pytest.mark.parametrize(("state", "answered"), [("REACHABLE", True), ("STALE", False)])
+def test_only_a_neighbour_that_has_just_answered_counts(state: str, answered: bool) -> None:
+    entry = {"dst": "198.18.10.100", "dev": "eth0", "lladdr": "02:00:00:00:00:01", "state": [state]}
+    assert addresses.resolved(json.dumps([entry])) is answered
+    assert not addresses.resolved("")
+
+
 @pytest.mark.skipif(not shutil.which("ip"), reason="compares with iproute2")
 def test_the_kernel_tells_what_ip_shows() -> None:
     shown = subprocess.run(["ip", "-j", "address"], capture_output=True, check=True, text=True)

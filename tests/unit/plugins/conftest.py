@@ -77,7 +77,7 @@ def healthy_node(number: int) -> dict[str, Any]:
         "disks": [
             {"path": path, "device": 1, "free_bytes": 10**9, "free_inodes": 10**5,
              "inodes": 10**6}
-            for path in ("/", "/var/lib", "/etc/haproxy")
+            for path in ("/", "/var/lib/zcluster", "/etc/haproxy")
         ],
         "inotify": {
             "max_user_watches": 65536, "max_user_instances": 128, "max_queued_events": 16384

@@ -2,9 +2,12 @@
 # Module node_files: what must be written, what is shown, what is brought back.
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from ansible_collections.zcluster.ha.plugins.module_utils import _files
 from ansible_collections.zcluster.ha.plugins.module_utils._files import Change, Found, Wanted
+from ansible_collections.zcluster.ha.plugins.modules import node_files
 
 
 def wanted(content: bytes = b"new", mode: int = 0o644, **more: bool) -> Wanted:
@@ -50,6 +53,15 @@ def test_checkpoint_remembers_what_was_there_first() -> None:
     assert change.wanted is not None
     assert change.wanted.content == b"old"
     assert second["directories"] == ["/etc/x"]
+
+
+def test_torn_checkpoint_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_files, "CHECKPOINTS", str(tmp_path))
+    node_files._keep("create", {"files": []})
+    assert node_files._kept("create") == {"files": []}
+    assert [path.name for path in tmp_path.iterdir()] == ["create.json"]
+    (tmp_path / "create.json").write_text('{"fil')
+    assert node_files._kept("create") == {}
 
 
 def test_what_an_unfinished_run_wrote_counts_as_changed_in_the_next() -> None:

@@ -97,6 +97,13 @@ def test_addresses_that_are_virtual(address: dict[str, Any], reason: str) -> Non
     assert reasons(link("eth0", address), vips=("198.18.10.100",)) == [reason]
 
 
+def test_an_ipv6_address_is_the_nodes_own_but_no_cluster_link() -> None:
+    own = inet("2001:db8::11", 64)
+    assert reasons(link("eth0", own)) == ["an IPv6 address: the nodes talk to each other over IPv4"]
+    (found,) = _interfaces.parse([link("eth0", own)], False, ())
+    assert _interfaces.fit_networks(found)
+
+
 def test_links_that_are_down() -> None:
     assert reasons(link("eth0", inet("198.18.10.11"), flags=[])) == ["the interface is down"]
     assert reasons(link("eth0", inet("198.18.10.11"), flags=["UP"])) == ["the link has no carrier"]

@@ -23,6 +23,7 @@ port 2222
 listenaddress [::]:22
 listenaddress 0.0.0.0:22
 permitrootlogin without-password
+authorizedkeysfile .ssh/authorized_keys .ssh/authorized_keys2
 pubkeyauthentication yes
 passwordauthentication no
 allowusers ops
@@ -79,6 +80,7 @@ FILES = {
     "/proc/sys/fs/inotify/max_queued_events": "16384\n",
     "/proc/1/status": "CapInh:\t0000000000000000\nCapEff:\t00000004a8ec7fff\n",
     "/etc/passwd": "root:x:0:0::/root:/bin/sh\nhaproxy:x:100:100::/:/bin/false\n",
+    "/etc/ssh/ssh_host_ed25519_key.pub": "ssh-ed25519 AAAA root@n1\n",
     "/etc/group": "root:x:0:\n",
     "/usr/lib/zcluster/zclustermanager/__init__.py": '"""Doc."""\n__version__ = "0.1.0"\n',
 }
@@ -117,7 +119,7 @@ def test_a_whole_look(node: ScriptedNode) -> None:
     assert seen.zcluster == "0.1.0"
     assert seen.clock.controller == 5.0
     assert seen.clock.start <= seen.clock.end
-    assert {disk.path for disk in seen.disks} == {"/", "/var/lib"}
+    assert {disk.path for disk in seen.disks} == {"/", "/var/lib/zcluster"}
     assert seen.cluster is None
 
 
@@ -147,6 +149,16 @@ def test_sshd_settings(node: ScriptedNode) -> None:
     assert sshd.listen == ("[::]:22", "0.0.0.0:22")
     assert sshd.allowusers == ("ops", "zcluster")
     assert sshd.permitrootlogin == "without-password"
+    assert sshd.authorizedkeysfile == (".ssh/authorized_keys", ".ssh/authorized_keys2")
+    assert sshd.host_key
+    del node.files["/etc/ssh/ssh_host_ed25519_key.pub"]
+    assert not node.look().sshd.host_key
+
+
+def test_home_of_a_user_of_our_name(node: ScriptedNode) -> None:
+    assert node.look().peer_home == ""
+    node.files["/etc/passwd"] += "zcluster:x:1000:1000::/home/zcluster:/bin/bash\n"
+    assert node.look().peer_home == "/home/zcluster"
 
 
 def test_no_sshd_and_a_broken_one(node: ScriptedNode) -> None:

@@ -545,7 +545,7 @@ def clocks_differ(pair: Any) -> None:
     pair.n2["clock"]["start"] += 5.0
 
 
-@case("disks", "lb2", "disk /var/lib", "10 MiB free", "There is too little room: 32 MiB are needed")
+@case("disks", "lb2", "disk /var/lib/zcluster", "10 MiB free", "There is too little room: 32 MiB")
 def full_disk(pair: Any) -> None:
     pair.n2["disks"][1]["free_bytes"] = 10 * 1024 * 1024
 
@@ -702,6 +702,11 @@ def unreadable_settings(pair: Any) -> None:
     pair.n2["errors"] = {"cluster": "/etc/zcluster/cluster.json: not JSON"}
 
 
+@case("membership", "lb2", "user zcluster", "/home/zcluster", "that create did not make")
+def user_of_our_name(pair: Any) -> None:
+    pair.n2["peer_home"] = "/home/zcluster"
+
+
 @case("other_software", "lb2", "corosync.service", "active", "Corosync runs on this node")
 def corosync_runs(pair: Any) -> None:
     pair.n2["units"].append({"name": "corosync.service", "load": "loaded", "active": "active"})
@@ -749,6 +754,21 @@ def sshd_refuses_keys(pair: Any) -> None:
 )
 def sshd_listens_elsewhere(pair: Any) -> None:
     pair.n2["sshd"]["listen"] = ["198.18.10.12:22"]
+
+
+@case("sshd", "lb2", "Port", "2222", "where sshd does not listen")
+def sshd_at_another_port(pair: Any) -> None:
+    pair.n2["sshd"]["ports"] = [2222]
+
+
+@case("sshd", "lb2", "HostKey", "no ed25519 key", "which this node lacks")
+def sshd_without_the_host_key(pair: Any) -> None:
+    pair.n2["sshd"]["host_key"] = False
+
+
+@case("sshd", "lb2", "AuthorizedKeysFile", "/etc/ssh/keys/%u", "would not read the keys")
+def sshd_reads_keys_elsewhere(pair: Any) -> None:
+    pair.n2["sshd"]["authorizedkeysfile"] = ["/etc/ssh/keys/%u"]
 
 
 @case("sshd", "lb2", "AllowUsers", "admin, ops", "sshd would refuse user zcluster")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -155,6 +156,13 @@ def test_interfaces_of_a_host_that_no_inventory_knows(collection: Put) -> None:
     )
     result = zcluster_runner.run("interfaces", host="192.0.2.1", user="admin")
     assert result.report("interfaces") == {"192.0.2.1": ["192.0.2.1 as admin"]}
+    # Nothing said, no cluster known: this machine.
+    here = socket.gethostname().partition(".")[0]
+    for result in (
+        zcluster_runner.run("interfaces"),
+        zcluster_runner.run("interfaces", host="localhost"),
+    ):
+        assert result.report("interfaces") == {here: [f"{here} as root"]}
 
 
 HOSTS = """\

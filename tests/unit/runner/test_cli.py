@@ -450,6 +450,43 @@ def test_create_asks_for_what_is_missing(collection: Put, home: Path) -> None:
     assert '- "198.18.10.101/24"' in text
 
 
+def test_create_asks_for_the_password_once_and_lists_addresses_with_it(
+    collection: Put, home: Path
+) -> None:
+    door = """\
+    - name: Report | needs_password
+      ansible.builtin.debug: {msg: "{{ inventory_hostname }}"}
+      when: zcluster_root_password is not defined
+    - name: Stop
+      ansible.builtin.fail: {msg: closed}
+      when: zcluster_root_password is not defined
+"""
+    collection("interfaces", door + INTERFACES)
+    collection("create", door)
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "zcluster_runner", "create", "web", "--local", "lb1", "--remote", "lb2"],
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(40, 160),
+    )
+    answers = (
+        ("not accepted yet on lb1[\\s\\S]*Root password there", "open sesame"),
+        ("The same again", "open sesame"),
+        (r"Address of the local node \(lb1\)", "2"),
+        (r"Address of the remote node \(lb2\)", "1"),
+        ("Virtual IPs", ""),
+    )
+    for question, answer in answers:
+        child.expect(question)
+        child.sendline(answer)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert "Root password" not in child.before
+    assert child.exitstatus == 0
+    assert "open sesame" not in (home / "config/zcluster/web/hosts.yml").read_text()
+
+
 def test_giving_up_leaves_no_inventory(collection: Put, home: Path) -> None:
     collection("interfaces", INTERFACES)
     child = pexpect.spawn(

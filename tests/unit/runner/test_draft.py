@@ -92,6 +92,7 @@ def test_this_machine_is_reached_without_ssh_and_has_its_own_name() -> None:
     [
         ({"name": ""}, "NAME: '' is not possible"),
         ({"name": "../etc"}, "NAME"),
+        ({"name": "Web_1"}, "small letters"),
         ({"name": "9web"}, "beginning with a letter"),
         ({"local": "lb 1"}, "--local: 'lb 1'"),
         ({"local": "-oProxyCommand=x"}, "--local"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -46,6 +47,21 @@ def test_local_comes_first_and_the_inventory_is_not_needed() -> None:
         ("local", "n1", "master"),
         ("remote", "n2", "backup"),
     ]
+
+
+def test_this_machine_is_the_local_node_if_it_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "n2.example.org")
+    seen = fold(lb2=said(hostname="n2", initial_master="n1", peer={"hostname": "n1"}))
+    seen.reports["node"]["lb1"] = said(initial_master="n1", peer={"hostname": "n2"})
+    both = nodes.rows(seen, unread)
+    assert [(row.node, row.host) for row in both] == [("local", "lb2"), ("remote", "lb1")]
+    # The other one stays remote when it does not answer, first master or not.
+    del seen.reports["node"]["lb1"]
+    seen.unreachable["lb1"] = "timed out"
+    first = Host("lb1", "web", "198.18.30.11", is_local=False, initial_master="lb1")
+    second = Host("lb2", "web", "198.18.30.12", is_local=False, initial_master="lb1")
+    both = nodes.rows(seen, lambda: Inventory((first, second)))
+    assert [(row.node, row.host) for row in both] == [("local", "lb2"), ("remote", "lb1")]
 
 
 def test_a_node_that_cannot_be_reached_is_a_grey_row() -> None:

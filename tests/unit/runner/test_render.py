@@ -194,6 +194,12 @@ def test_interfaces_are_listed() -> None:
     assert out.splitlines()[1].split() == ["lb1", "eth2", "198.18.30.11/24", "nic"]
 
 
+def test_a_key_that_was_added_is_said_unless_it_was_taken_back() -> None:
+    reports = {"key_added": {"lb1": "Your key is accepted on lb1 from now on"}}
+    assert "accepted on lb1" in shown("create", reports=reports)[0]
+    assert "accepted" not in shown("create", reports=reports, outcome=Outcome.FAILED)[0]
+
+
 def test_a_failure_is_said_once_for_all_hosts_with_its_cause_first() -> None:
     _, err = shown(
         "create",

@@ -105,18 +105,23 @@ def answers(address: str, timeout: float = 3.0) -> bool:
     """True when somebody answers for an address of a network this node is on.
 
     A connection that is accepted or refused is an answer; so is a neighbour entry (ARP, NDP),
-    for the way to the port may be closed by a firewall.
+    for the way to the port may be closed by a firewall. One from before is no answer of now.
     """
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
+        processes.run(["ip", "neighbour", "flush", "to", address])
         try:
             with socket.create_connection((address, 9), 0.5):  # 9: discard (RFC 863)
                 return True
         except ConnectionRefusedError:
             return True
         except OSError:
-            shown = processes.run(["ip", "-j", "neighbour", "show", "to", address]).out
-            neighbours: list[dict[str, Any]] = json.loads(shown or "[]")
-            if any("lladdr" in n and "FAILED" not in n.get("state", []) for n in neighbours):
+            if resolved(processes.run(["ip", "-j", "neighbour", "show", "to", address]).out):
                 return True
     return False
+
+
+def resolved(shown: str) -> bool:
+    """True when what `ip -j neighbour show` says holds an entry that was answered for."""
+    neighbours: list[dict[str, Any]] = json.loads(shown or "[]")
+    return any("REACHABLE" in entry.get("state", []) for entry in neighbours)
