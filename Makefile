@@ -160,7 +160,7 @@ demo-down: lab-down ## Leave nothing of the demo but the cached image and .venv
 # pytest last: its summary is the last line.
 .PHONY: test
 test: lint types docs-check unit sanity molecule lab-up ## Everything
-	$(SUDO) env "PATH=$$PATH" $(PYTEST) --durations=15 $(PYTEST_ARGS) tests/lab
+	$(SUDO) env "PATH=$$PATH" "SEED=$${SEED:-}" $(PYTEST) --durations=15 $(PYTEST_ARGS) tests/lab
 
 .PHONY: docs
 docs: $(STAMP) ## Write docs/verbs.md from the table of actions
