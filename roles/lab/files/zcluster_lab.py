@@ -996,10 +996,9 @@ class Disks:
         unmount(self.root)
         for volume in self.volumes:
             unmount(volume.mountpoint(self.directory))
-        for volume in self.volumes if self.loops else ():
-            image = volume.image(self.directory)
-            # The processes of a node that was killed end one by one, each with the disks mounted.
-            wait_until(f"{image} no longer in use", lambda i=image: not looped(i), 60)  # type: ignore[misc]
+        images = [volume.image(self.directory) for volume in self.volumes if self.loops]
+        # The processes of a node that was killed end one by one, each with the disks mounted.
+        wait_until(f"disks of {self.node.name} unused", lambda: not any(map(looped, images)), 60)
 
     def lost(self) -> bool:
         """Furnished on a tmpfs that is gone (the machine was rebooted)."""
