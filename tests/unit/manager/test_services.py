@@ -6,15 +6,18 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from zclustermanager import (
     activation,
     activator,
+    addresses,
     apply,
     firewall,
     journal,
     keeper,
+    peer,
     processes,
     stepdown,
     units,
@@ -567,6 +570,63 @@ def test_what_a_promotion_finished_is_activated_on_the_new_master(
     one.look()
     one.look()
     assert ran(tmp_path) == ["good"]
+
+
+@pytest.fixture
+def backup(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A peer that has what it is asked for; all that it was asked."""
+    asked: list[dict[str, Any]] = []
+
+    def ask(_: Cluster, request: str, document: Any, **__: object) -> dict[str, Any]:
+        asked.append({"request": request, **document})
+        state = "standby" if request == "activate" else "accepted"
+        return {"services": {n: {"state": state, "why": ""} for n in document["services"]}}
+
+    monkeypatch.setattr(peer, "ask", ask)
+    monkeypatch.setattr(addresses, "held", lambda *_: ["198.18.10.100"])
+    return asked
+
+
+def test_apply_says_changed_only_where_something_is_new(
+    node: Callable[..., Cluster], table: Service, tmp_path: Path, backup: list[dict[str, Any]]
+) -> None:
+    cluster = node(table)
+    first = apply.apply(cluster, [])
+    assert first["changed"] == ["table"]
+    assert [(row["node"], row["state"]) for row in first["services"]] == [
+        ("n1", "active"),
+        ("n2", "standby"),
+    ]
+    assert apply.apply(cluster, [])["changed"] == []
+    (tmp_path / "table").write_text("good-2\n", encoding="utf-8")
+    assert apply.apply(cluster, ["table"])["changed"] == ["table"]
+    # What the nodes compare are the files of these services, not all that is synchronized.
+    assert len({asked["content"] for asked in backup}) == 2
+
+
+def test_apply_is_all_or_nothing_and_says_how_the_others_are(
+    node: Callable[..., Cluster], table: Service, tmp_path: Path, backup: list[dict[str, Any]]
+) -> None:
+    other = replace(table, name="other", validate="false")
+    said = apply.apply(node(table, other), [])
+    assert [(row["node"], row["service"], row["state"]) for row in said["services"]] == [
+        ("n1", "table", "active"),
+        ("n1", "other", "rejected"),
+        ("n2", "table", "unknown"),
+        ("n2", "other", "unknown"),
+    ]
+    assert said["services"][0]["why"] == "not applied"
+    assert said["changed"] == []
+    assert (ran(tmp_path), backup) == ([], [])
+
+
+def test_check_activates_nothing(
+    node: Callable[..., Cluster], table: Service, tmp_path: Path, backup: list[dict[str, Any]]
+) -> None:
+    said = apply.check(node(table), [])
+    assert [row["state"] for row in said["services"]] == ["accepted", "accepted"]
+    assert (said["changed"], ran(tmp_path)) == ([], [])
+    assert [asked["request"] for asked in backup] == ["try"]
 
 
 def test_candidate_leaves_out_what_stays_on_each_node(
