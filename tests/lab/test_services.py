@@ -161,7 +161,8 @@ def test_broken_configuration_is_rejected_in_its_programs_words_on_both_nodes(
     run(
         cluster,
         "n1",
-        f"cp {HAPROXY} /root/good; sed -i '/^defaults/a\\    option httpclose' {HAPROXY}; "
+        f"cp {HAPROXY} /root/good; sed -i -e '/default_backend/i\\    use_backend web if TRUE' "
+        f"-e '/default_backend/i\\    http-request set-header x y' {HAPROXY}; "
         f"echo '  no such keyword' >> {HAPROXY}",
     )
     broken = int(run(cluster, "n1", f"wc -l < {HAPROXY}"))
@@ -193,7 +194,6 @@ def test_broken_configuration_is_rejected_in_its_programs_words_on_both_nodes(
     cluster.wait_settled()
 
 
-@pytest.mark.services
 def test_ruleset_that_locks_out_the_peer_is_rejected_and_a_good_one_replaced_whole(
     cluster: Cluster,
 ) -> None:
