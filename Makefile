@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed
 # Molecule and ansible-runner look their programs up in PATH: the environment's come first.
 export PATH := $(CHECKOUT)/$(VENV)/bin:$(PATH)
 # What runs here must not depend on the settings of whoever runs it.
-unexport ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH ZCLUSTER_INVENTORY VIRTUAL_ENV PYTHONPATH
+unexport ANSIBLE_CONFIG ANSIBLE_COLLECTIONS_PATH ZCLUSTER_INVENTORY VIRTUAL_ENV PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -172,7 +172,7 @@ docs-check: $(STAMP) ## docs/verbs.md says what the table of actions says
 		|| { echo "docs/verbs.md is out of date: make docs" >&2; exit 1; }
 
 .PHONY: bench-driver
-bench-driver: $(STAMP) ## The driver beside plain Ansible (a cluster on the lab, a quiet machine)
+bench-driver: lab-up ## The driver beside plain Ansible (a cluster on the lab, a quiet machine)
 	$(SUDO) env "PATH=$$PATH" python bench/driver/run.py pair inventories/lab
 	$(SUDO) env "PATH=$$PATH" python bench/driver/run.py create inventories/lab
 	$(SUDO) env "PATH=$$PATH" python bench/driver/run.py hundred

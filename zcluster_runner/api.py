@@ -157,6 +157,11 @@ def target_for(
     wanted = {p.name for p in action.params if p.goes is Goes.INVENTORY} & set(values)
     if action.place is Place.ANY_HOST:
         host = str(values.get("host") or "")
+        if wanted and not host:
+            options = ", ".join(f"--{name}" for name in sorted(wanted))
+            raise UsageError(
+                f"{action.verb}: {options} is for a host that is named: HOST is missing"
+            )
         try:
             found = inventory.locate(given, os.environ, cwd, cluster or "")
         except NoInventoryError:

@@ -68,7 +68,7 @@ def silent(host: str, health: Health, message: str) -> NodeStatus:
 
 
 def rows(fold: Fold, read_inventory: Callable[[], Inventory]) -> tuple[NodeStatus, ...]:
-    """Return all rows, local before remote, clusters in inventory order.
+    """Return all rows, local before remote, clusters by name.
 
     The inventory is read (most of a second) only when a row lacks what a node would have said.
     """
@@ -87,9 +87,9 @@ def rows(fold: Fold, read_inventory: Callable[[], Inventory]) -> tuple[NodeStatu
             found[failure.host] = silent(failure.host, Health.UNKNOWN, message)
     if not found:
         return ()
-    if all(row.cluster and row.node for row in found.values()):
-        return tuple(sorted(found.values(), key=lambda row: (row.cluster, row.node)))
-    return completed(found, read_inventory())
+    complete = all(row.cluster and row.node for row in found.values())
+    whole = found.values() if complete else completed(found, read_inventory())
+    return tuple(sorted(whole, key=lambda row: (row.cluster, row.node)))
 
 
 def first_line(text: str) -> str:
@@ -97,8 +97,8 @@ def first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def completed(found: Mapping[str, NodeStatus], inventory: Inventory) -> tuple[NodeStatus, ...]:
-    """Return the rows with cluster, address, local/remote from the inventory, in its order."""
+def completed(found: Mapping[str, NodeStatus], inventory: Inventory) -> list[NodeStatus]:
+    """Return the rows with cluster, address, local/remote from the inventory."""
     from dataclasses import replace
 
     whole: list[NodeStatus] = []
@@ -116,5 +116,4 @@ def completed(found: Mapping[str, NodeStatus], inventory: Inventory) -> tuple[No
                 node=row.node or side,
             )
         )
-    order = {cluster: place for place, cluster in enumerate(inventory.clusters)}
-    return tuple(sorted(whole, key=lambda row: (order.get(row.cluster, len(order)), row.node)))
+    return whole

@@ -29,6 +29,12 @@ what stays is what must be looked at each time. *Before*: the same cluster, with
 """
 
 
+ABOUT_PARTS = """\
+Medians, one run after the other in one process that has loaded everything; a command loads it anew.
+A ping has the same start of Ansible (less a playbook), the same connection and module on the nodes.
+"""
+
+
 @dataclass(frozen=True)
 class Bar:
     """A horizontal bar of parts: label of the bar; name, length in seconds of each part."""
@@ -99,6 +105,11 @@ def page(found: Mapping[str, Any]) -> str:
             f"{told['import'] * 1000:.0f} ms | "
             f"{told['bare'] * 1000:.0f} ms | {imported['ratio']:.1f} |"
         )
+    if pair and "parts" in pair:
+        lines += ["", "## Where the time of `zcluster nodes` goes", "", *ABOUT_PARTS.splitlines()]
+        lines += ["", "| part | ms |", "| --- | --- |"]
+        lines += [f"| {name} | {told * 1000:.0f} |" for name, told in pair["parts"].items()]
+        lines += ["", f"Load of the machine before: {pair['load']:g}."]
     if create := found.get("create"):
         lines += ["", "## A create that has nothing to do", ""]
         for name, words in (("before", "Before"), ("now", "Now")):

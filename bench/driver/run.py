@@ -4,7 +4,7 @@
 
     bench/driver/run.py pair INVENTORY      zcluster nodes and ansible -m ping, warm, in turns
     bench/driver/run.py create INVENTORY    a create that has nothing to do, step by step
-    bench/driver/run.py hundred [LAB]       100 small sshd on a bare node of the lab (root)
+    bench/driver/run.py hundred [LAB]       100 small sshd in a namespace, of the lab's image (root)
     bench/driver/run.py import              the Python API beside a bare Python
     bench/driver/run.py report              docs/speed.md and docs/speed.svg from what was measured
 
@@ -24,7 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,8 +41,12 @@ from zcluster_runner import Event, EventKind  # noqa: E402
 INSIDE: list[str] = []
 """What enters the network namespace of the simulated hosts."""
 
+MORE: dict[str, str] = {}
+"""Settings that hold while they are there."""
+
 RESULTS = ROOT / ".cache/bench/driver"
 ROUNDS = 5
+QUIET = 0.5
 HOSTS = 100
 SAME = {
     "ANSIBLE_PIPELINING": "True",
@@ -58,12 +63,26 @@ def tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def seconds(words: list[str], ends: tuple[int, ...]) -> float:
-    """How long a command takes; it must end as expected."""
-    began = time.monotonic()
-    done = subprocess.run(words, env=os.environ | SAME, capture_output=True, text=True, check=False)
+def environment() -> dict[str, str]:
+    """What both sides get: nothing of whoever measures (who may keep no compiled Python)."""
+    foreign = ("ANSIBLE_", "ZCLUSTER_", "PYTHON")
+    mine = {name: text for name, text in os.environ.items() if not name.startswith(foreign)}
+    return mine | SAME | MORE
+
+
+def command(words: list[str], ends: tuple[int, ...]) -> str:
+    """What a command says; it must end as expected."""
+    words = [*INSIDE, *words]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode not in ends:
         raise SystemExit(f"{' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def seconds(words: list[str], ends: tuple[int, ...]) -> float:
+    """How long a command takes."""
+    began = time.monotonic()
+    command(words, ends)
     return time.monotonic() - began
 
 
@@ -72,10 +91,20 @@ def in_turns(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, li
     for side in sides.values():
         side()  # connections, caches
     found: dict[str, list[float]] = {name: [] for name in sides}
+    order = list(sides)
     for _ in range(rounds):
-        for name, side in sides.items():
-            found[name].append(round(side(), 3))
+        for name in order:
+            found[name].append(round(sides[name](), 3))
+        order.reverse()  # what goes first is not always the same
     return found
+
+
+def load() -> float:
+    """How busy the machine is before anything is measured; said, where it is no quiet one."""
+    busy = os.getloadavg()[0]
+    if busy > QUIET:
+        print(f"warning: load {busy:.1f}: figures of a busy machine say little", file=sys.stderr)
+    return round(busy, 2)
 
 
 def nodes_and_ping(
@@ -106,18 +135,46 @@ def processor(side: Callable[[], float]) -> Callable[[], float]:
     return measured
 
 
+def parts(inventory: str) -> dict[str, float]:
+    """Where the time of one run goes, in seconds: by its events, and what is around them."""
+    marks: dict[str, float] = {}
+
+    def listen(event: Event) -> None:
+        if event.kind is EventKind.PLAY:
+            marks["start of Ansible"] = event.elapsed
+        elif event.kind is EventKind.OUTPUT and "PLAY RECAP" in event.text:
+            marks["the nodes, and Ansible's work for them"] = event.elapsed
+
+    began = time.monotonic()
+    result = zcluster_runner.run("nodes", inventory=inventory, on_event=listen)
+    whole = time.monotonic() - began
+    ends = [0.0, *marks.values(), result.elapsed]
+    names = [*marks, "end of Ansible"]
+    found = {name: end - start for name, (start, end) in zip(names, pairwise(ends), strict=True)}
+    return {**found, "around it, in this process": whole - result.elapsed}
+
+
 def pair(inventory: str) -> dict[str, object]:
     """Two real nodes."""
+    busy = load()
     sides = nodes_and_ping(inventory, "all", (0,))
     found = in_turns(sides, ROUNDS)
     costs = in_turns({name: processor(side) for name, side in sides.items()}, 3)
     medians = {name: statistics.median(values) for name, values in found.items()}
     processors = {name: statistics.median(values) for name, values in costs.items()}
+    os.environ.update(SAME)
+    runs = [parts(inventory) for _ in range(ROUNDS)]
+    bare = [tool("zcluster"), "--version"]
     return {
+        "load": busy,
         "seconds": found,
         "median": medians,
         "ratio": medians["nodes"] / medians["ping"],
         "processor": processors,
+        "parts": {
+            "start of the command": statistics.median(seconds(bare, (0,)) for _ in range(ROUNDS)),
+            **{name: statistics.median(run[name] for run in runs) for name in runs[0]},
+        },
     }
 
 
@@ -140,45 +197,93 @@ UsePAM no
 MaxStartups 100
 """
 
+MACHINE = """\
+set -e
+mount -t tmpfs tmpfs {place}/machine
+mkdir {place}/machine/upper {place}/machine/work {place}/machine/root
+mount -t overlay overlay {place}/machine/root \\
+  -o lowerdir={image},upperdir={place}/machine/upper,workdir={place}/machine/work
+cd {place}/machine/root
+mount -t tmpfs tmpfs run
+mount -t proc proc proc
+mount --rbind /dev dev
+mkdir -p run/sshd run/zcb
+sed -i 's/^root:[^:]*:/root:*:/' etc/shadow
+cp {place}/host {place}/key.pub {place}/sshd* run/zcb/
+chmod 600 run/zcb/host
+ip link set lo up
+for number in $(seq {hosts}); do
+  ip address add 198.18.200.$number/32 dev lo
+  chroot . /usr/sbin/sshd -f /run/zcb/sshd$number
+done
+echo ready
+exec sleep infinity
+"""
+"""Debian as the lab's nodes have it, in namespaces of its own, without a network but its loopback.
+All of it ends with its first process.
+"""
+
+
+@contextmanager
+def many_hosts(lab_name: str) -> Iterator[Path]:
+    """A hundred hosts, two to a cluster, small sshd on loopback addresses; their inventory.
+
+    Nothing is installed there, nothing of the lab but its image is used, nothing stays.
+    """
+    image = zcluster_lab.Lab.open(lab_name).image
+    addresses = [f"198.18.200.{n}" for n in range(1, HOSTS + 1)]
+    with tempfile.TemporaryDirectory(prefix="zcb") as name:
+        place = Path(name)
+        (place / "machine").mkdir()
+        for key in ("key", "host"):
+            words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / key)]
+            subprocess.run(words, check=True)
+        host = (place / "host.pub").read_text()
+        (place / "known_hosts").write_text("".join(f"{a} {host}" for a in addresses))
+        inventory = INVENTORY.format(place=place)
+        for number, address in enumerate(addresses, start=1):
+            (place / f"sshd{number}").write_text(SSHD.format(address=address))
+            if number % 2:
+                cluster = f"c{number // 2 + 1}"
+                inventory += f"    {cluster}:\n      vars: {{zcluster_name: {cluster}}}\n"
+                inventory += f"      hosts: {{{address}: , {addresses[number]}: }}\n"
+        (place / "hosts.yml").write_text(inventory)
+        script = MACHINE.format(place=place, image=image, hosts=HOSTS)
+        apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
+        machine = subprocess.Popen(
+            [*apart, "sh", "-c", script],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            if not machine.stdout or machine.stdout.readline() != "ready\n":
+                raise SystemExit("the hundred hosts did not start")
+            # The namespace is that of unshare's child; unshare itself has left this one, too.
+            INSIDE[:] = ["nsenter", f"--net=/proc/{machine.pid}/ns/net"]
+            MORE["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(place / "cp")
+            yield place / "hosts.yml"
+        finally:
+            INSIDE.clear()
+            MORE.clear()
+            machine.kill()
+            machine.wait()
+
 
 def hundred(lab_name: str = "") -> dict[str, object]:
-    """A hundred hosts: small sshd on loopback addresses of a lab node that is in no cluster."""
+    """A hundred hosts, beside two of them: what one more costs."""
     lab_name = lab_name or os.environ.get("ZCLUSTER_LAB_NAME", "zcluster-lab")
-    lab = zcluster_lab.Lab.open(lab_name)
-    lab.restore(zcluster_lab.BARE)
-    addresses = [f"198.18.200.{n}" for n in range(1, HOSTS + 1)]
-    place = Path(tempfile.mkdtemp(prefix="zcb"))
-    for name in ("key", "host"):
-        words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / name)]
-        subprocess.run(words, check=True)
-    host = (place / "host.pub").read_text()
-    (place / "known_hosts").write_text("".join(f"{a} {host}" for a in addresses))
-    inventory = INVENTORY.format(place=place)
-    container = f"{lab_name}-n1"
-    script = ["set -e; umask 077; mkdir -p /run/zcb /run/sshd; cd /run/zcb"]
-    script += [
-        f"cat > {name} << 'END'\n{(place / name).read_text()}END" for name in ("host", "key.pub")
-    ]
-    for number, address in enumerate(addresses):
-        script.append(f"ip address add {address}/32 dev lo")
-        script.append(f"cat > sshd{number} << 'END'\n{SSHD.format(address=address)}END")
-        script.append(f"/usr/sbin/sshd -f /run/zcb/sshd{number}")
-        if number % 2 == 0:
-            inventory += f"    c{number // 2}:\n      vars: {{zcluster_name: c{number // 2}}}\n"
-            inventory += f"      hosts: {{{address}: , {addresses[number + 1]}: }}\n"
-    (place / "hosts.yml").write_text(inventory)
-    subprocess.run(
-        ["podman", "exec", "-i", container, "sh"], input="\n".join(script), text=True, check=True
-    )
-    words = ["podman", "inspect", "--format", "{{.State.Pid}}", container]
-    pid = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    os.environ["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(place / "cp")
-    INSIDE[:] = ["nsenter", f"--net=/proc/{pid}/ns/net"]
-    two = f"{addresses[0]},{addresses[1]}"
-    # Nothing is installed there, so every answer is "not configured": exit code 3.
-    few = in_turns(nodes_and_ping(str(place / "hosts.yml"), two, (3,)), 3)
-    many = in_turns(nodes_and_ping(str(place / "hosts.yml"), "all", (3,)), 3)
-    lab.restore(zcluster_lab.BARE)
+    with many_hosts(lab_name) as hosts:
+        inventory = str(hosts)
+        # Exit code 3 is also that of hosts that cannot be reached: those would be quick.
+        words = [tool("zcluster"), "-i", inventory, "nodes", "-o", "json"]
+        listed = json.loads(command(words, (3,)))
+        states = {node["status"] for node in listed}
+        if len(listed) != HOSTS or states != {"not configured"}:
+            raise SystemExit(f"{len(listed)} hosts answered, as {states}")
+        two = "198.18.200.1,198.18.200.2"
+        few = in_turns(nodes_and_ping(inventory, two, (3,)), 3)
+        many = in_turns(nodes_and_ping(inventory, "all", (3,)), 3)
     cost = {
         name: (statistics.median(many[name]) - statistics.median(few[name])) / (HOSTS - 2)
         for name in many

@@ -116,7 +116,7 @@ import json
 import os
 import time
 import typing as t
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.zcluster.ha.plugins.module_utils._lease import (
@@ -150,10 +150,11 @@ def locked(path: str) -> t.Iterator[t.IO[str]]:
 
 
 def read(stream: t.IO[str]) -> t.Optional[Lease]:
-    """The lease in the file; None for an empty or torn one."""
+    """The lease in the file; None for an empty or torn one. A newer version may say more in it."""
     try:
-        return Lease(**json.load(stream))
-    except (ValueError, TypeError):
+        told = json.load(stream)
+        return Lease(**{field.name: told[field.name] for field in fields(Lease)})
+    except (KeyError, TypeError, ValueError):
         return None
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import subprocess
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,43 @@ def test_second_action_is_told_who_holds_the_lease(tmp_path: Path) -> None:
         "alice@ops runs 'update' on cluster web since 100 s (last seen 50 s ago). "
         "Wait for it; if it has died, its lease ends by itself in 250 s"
     )
+
+
+def test_lease_of_a_newer_version_is_not_taken_for_none(tmp_path: Path) -> None:
+    path = tmp_path / "lease"
+    path.write_text(json.dumps({**dataclasses.asdict(ALICE), "colour": "blue"}))
+    assert node_lease.take(str(path), BOB, 200.0, "")[0] == ALICE
+
+
+ROUNDS = 200
+
+
+def test_of_two_runs_that_begin_together_exactly_one_gets_both_nodes(tmp_path: Path) -> None:
+    """In the fixed order: who does not get the first node does not ask the second."""
+    paths = [str(tmp_path / "n1"), str(tmp_path / "n2")]
+    context = get_context("fork")
+    gate, won = context.Barrier(2), context.Queue()
+
+    def one(run: str) -> None:
+        mine = dataclasses.replace(ALICE, run=run)
+        for number in range(ROUNDS):
+            gate.wait(60)
+            first = node_lease.take(paths[0], mine, 150.0, "")[0] is None
+            second = first and node_lease.take(paths[1], mine, 150.0, "")[0] is None
+            won.put((number, first, second))
+            gate.wait(60)
+            for path in paths if first else ():
+                node_lease.release(path, run)
+
+    runs = [context.Process(target=one, args=(run,)) for run in ("run-a", "run-b")]
+    for run in runs:
+        run.start()
+    told = [won.get(timeout=60) for _ in range(2 * ROUNDS)]
+    for run in runs:
+        run.join(60)
+    for number in range(ROUNDS):
+        taken = [(first, second) for round_, first, second in told if round_ == number]
+        assert sorted(taken) == [(False, False), (True, True)]
 
 
 def test_own_lease_is_renewed_and_keeps_its_beginning(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def command(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str
         (("lab", "up", "--debian", "11"), "'11' is not one of"),
         (("nodes",), "no cluster is known here"),
         (("nodes", "-i", "nowhere"), "inventory nowhere (from -i)"),
+        (("interfaces", "--user", "admin"), "interfaces: --user is for a host that is named"),
         (("create", "web"), "say --local HOST and --remote HOST"),
         (("create", "web", "--local", "lb1"), "--remote HOST is missing"),
         (
@@ -184,6 +185,34 @@ def test_steps_are_plain_lines_without_a_terminal(
     assert code == 0
     assert "Take it away on lb1" in err
     assert "2 steps changed on lb1, lb2" in out
+
+
+def test_a_terminal_shows_the_step_the_time_and_the_nodes_at_work(
+    collection: Put, inventory: Path
+) -> None:
+    """The step in words; a node that has done it is no longer named, its change stays above."""
+    collection(
+        "unset",
+        "    - name: Take it away\n"
+        "      ansible.builtin.command: sleep {{ 4 if inventory_hostname == 'lb2' else 2 }}\n",
+    )
+    child = pexpect.spawn(
+        sys.executable,
+        ["-m", "zcluster_runner", "-i", str(inventory), "unset", "--yes"],
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(24, 160),
+        env=os.environ | {"TERM": "xterm-256color"},
+    )
+    child.expect("Toy")
+    child.expect(r"\d\.\d s  Take it away on lb1, lb2")
+    child.expect("✔.* Take it away.* on lb1")
+    child.expect(r"\d\.\d s  Take it away on lb2")
+    child.expect("✔.* Take it away.* on lb2")
+    child.expect("2 steps changed on lb1, lb2")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
 
 
 def test_verbose_shows_ansibles_own_output(
@@ -416,7 +445,9 @@ INTERFACES = """\
 """
 
 
-def test_create_asks_for_what_is_missing(collection: Put, home: Path) -> None:
+def test_create_asks_for_what_is_missing(
+    capfd: pytest.CaptureFixture[str], collection: Put, home: Path
+) -> None:
     collection("interfaces", INTERFACES)
     collection(
         "create",
@@ -444,10 +475,17 @@ def test_create_asks_for_what_is_missing(collection: Put, home: Path) -> None:
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
-    text = (home / "config/zcluster/web/hosts.yml").read_text()
-    assert 'zcluster_ip: "198.18.30.11"' in text
-    assert 'zcluster_ip: "198.18.10.11"' in text
-    assert '- "198.18.10.101/24"' in text
+    asked = (home / "config/zcluster/web/hosts.yml").read_text()
+    assert 'zcluster_ip: "198.18.30.11"' in asked
+    assert '- "198.18.10.101/24"' in asked
+    # the same by options is the same inventory, word for word
+    nodes = ("--local", "lb1", "--remote", "lb2")
+    addresses = ("--local-ip", "198.18.30.11", "--remote-ip", "198.18.10.11")
+    vips = ("--vip", "198.18.10.100/24", "--vip", "198.18.10.101/24")
+    place = ("-i", home / "by-options")
+    code, _, _ = command(capfd, *place, "create", "web", *nodes, *addresses, *vips)
+    assert code == 0
+    assert (home / "by-options/hosts.yml").read_text() == asked
 
 
 def test_create_asks_for_the_password_once_and_lists_addresses_with_it(

@@ -49,6 +49,12 @@ def test_a_report_is_collected_by_key_and_host(task: str) -> None:
     assert fold.reports == {"node": {"lb1": {"status": "ok"}, "lb2": {"status": "failure"}}}
 
 
+def test_a_report_may_be_a_modules_own_answer() -> None:
+    fold = Fold()
+    assert fold.feed(ok("Report | node", node={"status": "ok"}, changed=False)) == []
+    assert fold.reports == {"node": {"lb1": {"status": "ok"}}}
+
+
 def test_a_report_holds_no_secret() -> None:
     fold = Fold(Redactor([Secret("canary-123")]))
     fold.feed(ok("Report | node", msg={"said": "with canary-123"}))

@@ -15,12 +15,17 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import ansible_runner.runner
+import pexpect
 import pytest
 
-from zcluster_runner import interruption
+from zcluster_runner import execution, interruption
 from zcluster_runner.errors import InventoryError
+from zcluster_runner.events import Fold
 from zcluster_runner.execution import NO_HOSTS, POLL, RunSpec, execute, write_inputs
 from zcluster_runner.result import Event, EventKind, Outcome
+from zcluster_runner.runlog import RunLog
+from zcluster_runner.secret import Redactor
 
 Toy = Callable[..., RunSpec]
 
@@ -223,7 +228,7 @@ def test_an_error_of_the_listener_ends_the_run_and_comes_out(toy: Toy, home: Pat
     assert list((home / "runtime/zcluster").iterdir()) == []
 
 
-DURATION = f"4711.{os.getpid()}"
+DURATION, STAYS = f"4711.{os.getpid()}", f"4712.{os.getpid()}"
 """Tells these sleepers from those of other test runs on this machine."""
 
 SLEEP = f"""\
@@ -232,14 +237,14 @@ SLEEP = f"""\
 """
 
 
-def sleepers() -> list[str]:
+def sleepers(duration: str = DURATION) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[:2] == [b"sleep", DURATION.encode()]:
+        if words[:2] == [b"sleep", duration.encode()]:
             found.append(entry.name)
     return found
 
@@ -253,12 +258,11 @@ def stopped_after_first_step(toy: Toy, stop: Callable[[], None]) -> tuple[float,
 
             def later() -> None:
                 nonlocal asked
-                while not sleepers():
-                    time.sleep(0.02)
+                wait_for(sleepers)
                 asked = time.monotonic()
                 stop()
 
-            threading.Thread(target=later).start()
+            threading.Thread(target=later, daemon=True).start()
 
     run = execute(toy(SLEEP), on_event=listener)
     return time.monotonic() - asked, run.outcome
@@ -274,8 +278,22 @@ def test_ctrl_c_stops_quickly_and_leaves_no_process(toy: Toy) -> None:
 
 
 def test_ansible_runner_looks_often_whether_to_stop(toy: Toy, tmp_path: Path) -> None:
-    write_inputs(tmp_path, toy(SLEEP))
-    assert json.loads((tmp_path / "env/settings").read_text())["pexpect_timeout"] == POLL < 1
+    """What it took of our settings, not what we wrote: it drops them by the way they are given."""
+    spec = toy(SLEEP)
+    write_inputs(tmp_path, spec)
+    listener = execution._Listener(Fold(), RunLog("toy", Redactor(), os.environ), None)
+    runner = execution._start(spec, tmp_path, Path.cwd(), [], listener, lambda: False, "run")
+    assert runner.config.pexpect_timeout == POLL < 1
+    assert runner.config.suppress_ansible_output
+
+
+def test_ansible_runner_does_not_sleep_when_ansible_has_ended() -> None:
+    with execution.ends_at_once():
+        child = ansible_runner.runner.pexpect.spawn("true")
+        assert child.ptyproc.delayafterclose == 0
+        child.close()
+    assert ansible_runner.runner.pexpect is pexpect
+    assert pexpect.spawn("true").ptyproc.delayafterclose > 0
 
 
 def test_a_cancel_callback_stops_it_too(toy: Toy) -> None:
@@ -314,9 +332,16 @@ def driver_at_work(toy: Toy) -> subprocess.Popen[bytes]:
     )
     words = [sys.executable, "-c", code, spec.playbook, str(spec.inventory[0])]
     driver = subprocess.Popen(words)
-    while len(sleepers()) < 2:
-        time.sleep(0.05)
+    wait_for(lambda: len(sleepers()) == 2)
     return driver
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    """Wait until it is so, within a minute."""
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline, "not within a minute"
+        time.sleep(0.02)
 
 
 def gone(what: Callable[[], object]) -> bool:
@@ -360,31 +385,25 @@ def test_it_runs_outside_the_main_thread(toy: Toy) -> None:
 def test_what_a_playbook_started_here_for_good_stays(toy: Toy) -> None:
     """A lab's containers are children of a run; stopping the run must not stop them."""
     tasks = (
-        """\
+        f"""\
     - name: Start a daemon
-      ansible.builtin.shell: setsid sleep 4712.5 > /dev/null 2>&1 < /dev/null & echo $!
+      ansible.builtin.shell: setsid sleep {STAYS} > /dev/null 2>&1 < /dev/null &
       when: inventory_hostname == 'lb1'
 """
         + SLEEP
     )
-    pids: list[int] = []
 
     def listener(event: Event) -> None:
         if event.kind is EventKind.STEP and event.text == "Sleep":
-            for entry in Path("/proc").iterdir():
-                try:
-                    if b"4712.5" in (entry / "cmdline").read_bytes() and entry.name.isdigit():
-                        pids.append(int(entry.name))
-                except OSError:
-                    continue
+            wait_for(lambda: sleepers(STAYS))
             os.kill(os.getpid(), signal.SIGINT)
 
     run = execute(toy(tasks), on_event=listener)
     assert run.outcome is Outcome.CANCELED
-    alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    alive = sleepers(STAYS)
     for pid in alive:
-        os.kill(pid, signal.SIGKILL)
-    assert alive
+        os.kill(int(pid), signal.SIGKILL)
+    assert len(alive) == 1
 
 
 def test_a_slow_listener_loses_nothing(toy: Toy) -> None:

@@ -64,6 +64,16 @@ def test_this_machine_is_the_local_node_if_it_is_one(monkeypatch: pytest.MonkeyP
     assert [(row.node, row.host) for row in both] == [("local", "lb2"), ("remote", "lb1")]
 
 
+def test_rows_keep_their_order_when_a_node_goes() -> None:
+    there = {"z": said(cluster="db", hostname="z", initial_master="z"), "lb2": said(hostname="n2")}
+    known = {**there, "lb1": said(hostname="n1", initial_master="n2")}
+    known["lb2"] |= {"initial_master": "n2"}
+    whole = [row.host for row in nodes.rows(fold(**known), unread)]
+    seen = fold(**there)
+    seen.unreachable["lb1"] = "no way"
+    assert [row.host for row in nodes.rows(seen, lambda: INVENTORY)] == whole == ["z", "lb2", "lb1"]
+
+
 def test_a_node_that_cannot_be_reached_is_a_grey_row() -> None:
     seen = fold(lb2=said(hostname="n2"))
     seen.unreachable["lb1"] = "it does not answer: timed out\nand more"

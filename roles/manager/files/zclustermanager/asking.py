@@ -8,8 +8,9 @@ import socket
 from typing import Any
 
 SOCKET = "/run/zcluster/manager.sock"
-# Seconds for an answer that takes a look: looking for a peer that is away takes up to six.
-LOOKING = 8.0
+# Seconds for the sign of life before an answer that takes a look, and for that: looking for a peer
+# that is away takes up to six.
+ALIVE, LOOKING = 1.0, 8.0
 
 
 def ask(
@@ -37,5 +38,5 @@ def ask(
 
 def status() -> dict[str, Any] | None:
     """How the node is, looked at now by the daemon; None when that is dead, busy, or older."""
-    answer = (ask({"status": True}, patience=LOOKING) or {}).get("status")
+    answer = (ask({"status": True}, ALIVE, LOOKING) or {}).get("status")
     return answer if isinstance(answer, dict) else None
