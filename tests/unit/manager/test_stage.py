@@ -21,7 +21,7 @@ import pytest
 from zclustermanager import durable
 from zclustermanager.sync import stage as stages
 from zclustermanager.sync import tree
-from zclustermanager.sync.disk import LocalDisk
+from zclustermanager.sync.disk import LocalDisk, copy_holes_too
 from zclustermanager.sync.generation import Generation, Relation
 from zclustermanager.sync.replica import Offer, Replica
 from zclustermanager.sync.sender import Sender, freezer
@@ -342,6 +342,37 @@ def test_disk_without_room_for_the_new_removes_nothing(
     assert tree.digest(local.scan()) == before
     assert local.tokens() == []
     assert not list(here.parent.rglob(".zcluster-*"))
+
+
+def test_hole_of_a_file_stays_a_hole(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    with one.open("wb") as stream:
+        stream.write(b"begin")
+        stream.truncate(8 << 20)
+        stream.seek(4 << 20)
+        stream.write(b"middle")
+    with one.open("rb") as source, two.open("wb") as target:
+        copy_holes_too(source.fileno(), target.fileno())
+    assert two.read_bytes() == one.read_bytes()
+    assert two.stat().st_blocks <= one.stat().st_blocks < 100
+
+
+def test_pass_that_cannot_be_finished_says_what_is_in_the_way(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, local, stage = staged(disk, everything)
+    stages.verify(local, stage, local.scan())
+    stages.begin(local, stage, local.scan())
+
+    def busy(token: str, path: str) -> bool:
+        raise OSError(errno.EBUSY, "Device or resource busy", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "put", busy)
+        with pytest.raises(stages.StageError, match=r"half applied.*busy.*goes on by itself"):
+            stages.recover(local)
+    stages.recover(local)
+    assert tree.digest(local.scan()) == stage.generation.digest
 
 
 def test_file_system_that_cannot_exchange_names_is_served_as_well(

@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import sys
-import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -55,8 +54,6 @@ LARGE = 1 << 20
 ARRIVES_WITHIN = 60
 # Differing paths that are named to the other node.
 MOST_NAMED = 100
-# Seconds after which frozen copies are nobody's any more.
-FORGOTTEN = 3600
 
 
 class RequestError(Exception):
@@ -168,9 +165,7 @@ def freeze(cluster: Cluster, token: str, document: Any) -> dict[str, Any]:
     """Copy contents that the peer lacks, so that it can take them by rsync."""
     _, disk = _replica(cluster)
     directory = disk.store.outgoing / token
-    for old in disk.store.outgoing.glob("[0-9a-f]" * 32):
-        if old.stat().st_mtime < time.time() - FORGOTTEN:
-            shutil.rmtree(old, ignore_errors=True)
+    disk.store.forget_old()
     directory.mkdir(parents=True, mode=0o700)
     if not copy_contents(disk.scan(), set(document["need"]), directory):
         shutil.rmtree(directory, ignore_errors=True)

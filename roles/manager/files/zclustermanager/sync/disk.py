@@ -275,7 +275,7 @@ class LocalDisk:
                 return
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with blob.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
+                copy_holes_too(source.fileno(), copy.fileno())
         tree.dress(new, entry)
 
     def beside(self, token: str, path: str) -> Entry | None:
@@ -380,8 +380,15 @@ class LocalDisk:
 
     @staticmethod
     def _copy(path: str, copy: Path) -> None:
-        shutil.copy2(path, copy, follow_symlinks=False)
         info = os.lstat(path)
+        if stat.S_ISREG(info.st_mode):
+            source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(source, "rb"), copy.open("wb") as target:
+                os.fchmod(target.fileno(), 0o600)
+                copy_holes_too(source, target.fileno())
+            shutil.copystat(path, copy, follow_symlinks=False)
+        else:
+            shutil.copy2(path, copy, follow_symlinks=False)
         os.chown(copy, info.st_uid, info.st_gid, follow_symlinks=False)
 
     def forget(self, token: str, path: str) -> None:
@@ -441,3 +448,20 @@ class LocalDisk:
             above.append(step)
             step = os.path.join(step, part)
         return above
+
+
+def copy_holes_too(source: int, target: int) -> None:
+    """Copy a file; what takes no room in it takes none in the copy (lseek(2), SEEK_HOLE)."""
+    size, at = os.fstat(source).st_size, 0
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            break  # nothing but a hole is left
+        end = os.lseek(source, at, os.SEEK_HOLE)
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end and (sent := os.sendfile(target, source, at, end - at)):
+            at += sent
+    os.ftruncate(target, size)

@@ -84,6 +84,11 @@ class Sender:
         # An id leaves this node only to one that answers: what was never seen needs no memory.
         self.reached = False
         self.known: str | None = None
+        self._offer: Offer | None = None
+
+    def contents(self) -> set[str]:
+        """The contents that were last offered: what the peer may still want."""
+        return {e.sha256 for e in self._offer.manifest.values()} if self._offer else set()
 
     def run(self, *, trust: bool = True, force: bool = False) -> Pass:
         """One pass. Raises peer.PeerError or OSError; then nothing is known of the peer."""
@@ -102,6 +107,7 @@ class Sender:
                 self.peer.reach()
             self.reached = False
             self.replica.offered(offer.generation, self.known)
+            self._offer = offer
             reply = self.peer.offer(offer)
             self.checked = self.reached = True
             self.known = generations.undump(reply.get("generation")).id or self.known

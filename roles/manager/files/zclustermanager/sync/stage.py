@@ -363,7 +363,13 @@ def recover(disk: Disk) -> list[str]:
                 begin(disk, stage, disk.scan())
             except (OSError, DiskError):
                 continue  # dropped; the next pass says why
-        changed += redo(disk, stage, begun_now=not begun)
+        try:
+            changed += redo(disk, stage, begun_now=not begun)
+        except OSError as error:
+            raise StageError(
+                f"a pass is half applied, and cannot be finished yet: {error}; see to what is in "
+                "the way, it goes on by itself"
+            ) from error
         finish(disk, stage)
     return changed
 

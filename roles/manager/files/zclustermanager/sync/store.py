@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from .generation import Generation
 RECORD = ".replaced.json"
 LAID_OUT = ("candidate-*", "diff-*", "dropped-*")
 NEW = ".new-"
+# Seconds after which copies for the peer are nobody's any more.
+FORGOTTEN = 3600
 NUMBER = re.compile(r"(\d{8})-")
 # What a version holds: content that the master had too, and has replaced; or what exists nowhere
 # else. The second is not given up for the first.
@@ -55,10 +58,18 @@ class Store:
         """Copies of what changed since the last pass, made while it was read."""
         return self.state / "outgoing" / "frozen"
 
-    def thaw(self) -> None:
-        """The peer has it all: the frozen copies are of no use any more."""
+    def thaw(self, wanted: Container[str] = ()) -> None:
+        """Remove the frozen copies, but for contents that may still have to be sent."""
         for copy in self.frozen.glob("*"):
-            copy.unlink(missing_ok=True)
+            if copy.name not in wanted:
+                copy.unlink(missing_ok=True)
+
+    def forget_old(self) -> None:
+        """Remove copies that somebody who was killed left on their way to the peer."""
+        for old in self.outgoing.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if old != self.frozen and old.stat().st_mtime < time.time() - FORGOTTEN:
+                    shutil.rmtree(old, ignore_errors=True)
 
     @property
     def versions(self) -> Path:
@@ -177,6 +188,8 @@ class Store:
         for directory in (self.incoming, self.outgoing, self.frozen, self.versions):
             directory.mkdir(parents=True, exist_ok=True)
             os.chmod(directory, 0o700)
+        self.forget_old()
+        self.thaw()
 
 
 def kind(version: str) -> str:

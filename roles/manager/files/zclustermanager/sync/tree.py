@@ -271,7 +271,9 @@ def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_res
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
                 if copy_to is not None:
-                    os.write(copy_to, chunk)
+                    left = memoryview(chunk)
+                    while left:  # a disk that is nearly full takes a part
+                        left = left[os.write(copy_to, left) :]
             after = os.fstat(stream.fileno())
         if (before.st_size, before.st_ctime_ns) == (after.st_size, after.st_ctime_ns):
             return digest.hexdigest(), after

@@ -177,6 +177,8 @@ class SyncWorker(threading.Thread):
             self._retire_at = time.monotonic() + SLOW_PASS
             with self.store.lock():
                 self.store.retire()
+            if self.result.state != "in sync":
+                self.store.thaw(self.sender.contents())
 
     def _look(self, *, full: bool, force: bool) -> Pass:
         if found := operate.paused():
