@@ -729,7 +729,7 @@ ACTIONS: tuple[Action, ...] = (
             "PATH@VERSION as sync versions lists it, whichever node keeps it. It is written on\n"
             "the master, which sends it; what it replaces is kept."
         ),
-        examples=("zcluster sync restore /etc/haproxy/haproxy.cfg@20260101T120000-000-1f0c",),
+        examples=("zcluster sync restore /etc/haproxy/haproxy.cfg@00000012-20260101T120000-drift",),
         shown=Shown.SYNC,
         params=(
             Param(
