@@ -193,6 +193,9 @@ class LocalDisk:
     def unknown_owners(self, target: Manifest) -> list[str]:
         """Asked of the name service, as ids differ between two installations."""
         users, groups = {e.owner for e in target.values()}, {e.group for e in target.values()}
+        for entry in target.values():
+            named = tree.acl_names(entry) if entry.xattrs else (set(), set())
+            users, groups = users | named[0], groups | named[1]
         return sorted(
             {f"user {name}" for name in users if tree.uid(name) is None}
             | {f"group {name}" for name in groups if tree.gid(name) is None}

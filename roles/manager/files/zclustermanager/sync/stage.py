@@ -23,7 +23,6 @@ from .store import DRIFT, GAVE_WAY, LATE, REPLACED, Store
 from .tree import Entry, Manifest, Scanner
 
 FINISHED = (Answer.ACCEPT, Answer.JOIN, Answer.EQUAL)
-HEX = re.compile(r"(?:[0-9a-f]{2})*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -126,7 +125,7 @@ def _typed(entry: Entry) -> bool:
         and 0 <= entry.mode <= 0o7777
         and abs(entry.mtime_ns) < 1 << 63
         and isinstance(entry.xattrs, dict)
-        and all(HEX.fullmatch(value) for value in entry.xattrs.values())
+        and all(tree.sound_xattr(name, value) for name, value in entry.xattrs.items())
         and not any("\0" in name or "." not in name for name in entry.xattrs)
     )
 

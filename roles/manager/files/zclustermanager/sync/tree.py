@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import pwd
+import re
 import stat
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -86,6 +88,54 @@ def gid(name: str) -> int | None:
         return int(name) if name.isdigit() else None
 
 
+# Access lists hold numbers of users and groups (acl(5), linux/posix_acl_xattr.h), which differ
+# between two installations as owners do: they travel by name.
+ACLS = ("system.posix_acl_access", "system.posix_acl_default")
+ACL_USER, ACL_GROUP, NOBODY = 0x02, 0x08, 0xFFFFFFFF
+_ACL_HEAD, _ACL_ENTRY = struct.Struct("<I"), struct.Struct("<HHI")
+XATTR = re.compile(r"(?:[0-9a-f]{2})*")
+ACL = re.compile(r"(?:[0-9a-f]+:[0-7]:[^:,\0]*(?:,|$))+")
+
+
+def _acl_text(value: bytes) -> str:
+    """An access list with names, in an order that numbers do not decide."""
+    names = {ACL_USER: _owner, ACL_GROUP: _group}
+    entries = sorted(
+        (tag, permissions, names[tag](number) if tag in names else "")
+        for tag, permissions, number in _ACL_ENTRY.iter_unpack(value[_ACL_HEAD.size :])
+    )
+    return ",".join(f"{tag:x}:{permissions:x}:{name}" for tag, permissions, name in entries)
+
+
+def _acl_bytes(text: str) -> bytes:
+    """The inverse; who is not known on this node gets nothing."""
+    numbers = {ACL_USER: uid, ACL_GROUP: gid}
+    entries = []
+    for word in text.split(","):
+        tag, permissions, name = word.split(":")
+        kind = int(tag, 16)
+        number = numbers[kind](name) if kind in numbers else NOBODY
+        if number is not None:
+            entries.append((kind, number, int(permissions, 16)))
+    packed = (_ACL_ENTRY.pack(kind, allowed, number) for kind, number, allowed in sorted(entries))
+    return _ACL_HEAD.pack(2) + b"".join(packed)
+
+
+def acl_names(entry: Entry) -> tuple[set[str], set[str]]:
+    """Users and groups that the access lists of an entry name."""
+    words = [w.split(":") for n in ACLS for w in entry.xattrs.get(n, "").split(",") if w]
+    users, groups = (
+        {name for tag, _, name in words if int(tag, 16) == kind} for kind in (ACL_USER, ACL_GROUP)
+    )
+    return users, groups
+
+
+def sound_xattr(name: str, value: object) -> bool:
+    """True for an attribute that a scan could have read."""
+    form = ACL if name in ACLS else XATTR
+    return isinstance(value, str) and form.fullmatch(value) is not None
+
+
 def dress(path: str, entry: Entry) -> None:
     """Give a path the owner, mode, extended attributes and times of an entry."""
     owner, group = uid(entry.owner), gid(entry.group)
@@ -94,7 +144,8 @@ def dress(path: str, entry: Entry) -> None:
     )
     present = set(os.listxattr(path, follow_symlinks=False))
     for name, value in entry.xattrs.items():
-        os.setxattr(path, name, bytes.fromhex(value), follow_symlinks=False)
+        raw = _acl_bytes(value) if name in ACLS else bytes.fromhex(value)
+        os.setxattr(path, name, raw, follow_symlinks=False)
     for name in present - entry.xattrs.keys():
         if not name.startswith(LOCAL_XATTRS):
             os.removexattr(path, name, follow_symlinks=False)
@@ -124,11 +175,12 @@ def _xattrs(path: str) -> dict[str, str]:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError:
         return {}
-    return {
-        name: os.getxattr(path, name, follow_symlinks=False).hex()
-        for name in sorted(names)
-        if not name.startswith(LOCAL_XATTRS)
-    }
+    found = {}
+    for name in sorted(names):
+        if not name.startswith(LOCAL_XATTRS):
+            value = os.getxattr(path, name, follow_symlinks=False)
+            found[name] = _acl_text(value) if name in ACLS else value.hex()
+    return found
 
 
 class Scanner:
