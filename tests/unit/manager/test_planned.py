@@ -81,6 +81,13 @@ RESTARTED = replace(MASTER, conntrackd="another run")
         ([(0, CAUGHT_UP), (9, replace(CAUGHT_UP, peer=None)), (20, CAUGHT_UP)], 20, "not be asked"),
         ([(float(n), replace(CAUGHT_UP, connections=700)) for n in range(7)], 5, "700 of 1000"),
         ([(float(n), replace(CAUGHT_UP, connections=997)) for n in range(40)], 30, "997 of 1000"),
+        # As long as they come, however slowly, asking again would only begin anew.
+        (
+            [(float(4 * n), replace(CAUGHT_UP, connections=1000 - int(1000 * 0.8**n)))
+             for n in range(20)],
+            None,
+            "",
+        ),
         # What is on its way is there at the next look.
         (
             [(float(n), replace(CAUGHT_UP, connections=990 + n % 20)) for n in range(99)],
@@ -103,6 +110,12 @@ def test_standby_asks_again_for_connections_that_nobody_would_send(
     found = asked(looks)
     assert [when for when, _ in found] == ([] if at is None else [at])
     assert at is None or words in found[0][1]
+
+
+def test_standby_whose_questions_do_not_help_asks_ever_more_seldom() -> None:
+    found = asked([(float(n), replace(CAUGHT_UP, connections=0)) for n in range(300)])
+    moments = [at for at, _ in found]
+    assert moments == [5.0, 16.0, 37.0, 78.0, 159.0]
 
 
 @pytest.mark.parametrize(

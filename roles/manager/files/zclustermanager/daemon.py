@@ -97,7 +97,7 @@ class Daemon:
             serving=lambda: self.serving,
             wake=lambda: os.eventfd_write(self.wakeup, 1),
         )
-        self.readiness = readiness.Watch(cluster, self.prober.blind)
+        self.readiness = readiness.Watch(cluster, self.prober.blind, lambda: self.linked)
         self._peer_seen_at = time.monotonic()
         self._peer_away = False
         self.commits = conntrack.StandbyCommits(

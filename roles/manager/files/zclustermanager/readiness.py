@@ -28,6 +28,8 @@ TOO_MANY, CALM = 3, 600.0
 SOON, LATER = 1.0, 10.0
 # Seconds for which connections are missing before they are asked for again: many, or any at all.
 MANY_MISSING, ANY_MISSING = 5.0, 30.0
+# So often that time doubles while asking does not help.
+PATIENCE = 6
 
 
 @dataclass(frozen=True)
@@ -99,38 +101,47 @@ class Mirror:
     def __init__(self) -> None:
         self._run: str | None = None
         self._cut = False
-        self._missing_since: float | None = None
+        self._since: float | None = None
+        self._fewest = 0
+        self._asked = 0
 
     def step(self, now: float, seen: Look) -> str:
         """Why to ask now; empty: no reason. `now`: monotonic seconds."""
         if seen.serving:
-            self._run, self._cut, self._missing_since = None, False, None
+            self._run, self._cut, self._since = None, False, None
             return ""
         if seen.peer is None:
             self._cut = True
             return ""
-        theirs = seen.peer.connections
-        if not seen.peer.master or theirs is None or seen.connections is None:
+        theirs, mine = seen.peer.connections, seen.connections
+        if not seen.peer.master or theirs is None or mine is None:
             return ""
         known, self._run = self._run, seen.peer.conntrackd
         cut, self._cut = self._cut and known is not None, False
+        why = ""
         if known is not None and known != self._run:
             why = f"connection tracking of {seen.peer_name} was started anew"
         elif cut:
             why = f"{seen.peer_name} could not be asked for a while"
-        elif theirs <= seen.connections:
-            self._missing_since = None
-            return ""
-        else:
-            if self._missing_since is None:
-                self._missing_since = now
-            bearable = ANY_MISSING if enough(seen.connections, theirs) else MANY_MISSING
-            if now - self._missing_since < bearable:
-                return ""
-            why = f"{seen.connections} of {theirs} connections"
-        # From here on it has that long again.
-        self._missing_since = now
+        elif self._missed_for_long(now, mine, theirs):
+            why = f"{mine} of {theirs} connections"
+        if why:
+            self._since = None
         return why
+
+    def _missed_for_long(self, now: float, mine: int, theirs: int) -> bool:
+        missing = theirs - mine
+        if missing <= 0:
+            self._since, self._asked = None, 0
+            return False
+        if self._since is None or missing < 0.9 * self._fewest:
+            # They come: to ask again would only begin anew.
+            self._since, self._fewest = now, missing
+        bearable = ANY_MISSING if enough(mine, theirs) else MANY_MISSING
+        if now - self._since < bearable * 2**self._asked:
+            return False
+        self._asked = min(self._asked + 1, PATIENCE)
+        return True
 
 
 def hold(ready_for: float, delay: float, promotions: int, calm: float) -> str:
@@ -229,9 +240,15 @@ def raise_again() -> None:
 class Watch(threading.Thread):
     """Looks again and again, and lowers or raises the node's priority."""
 
-    def __init__(self, cluster: Cluster, blind: Callable[[], tuple[str, ...]] = tuple) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        blind: Callable[[], tuple[str, ...]] = tuple,
+        linked: Callable[[], bool | None] = lambda: None,
+    ) -> None:
         super().__init__(name="readiness", daemon=True)
         self._blind = blind
+        self._linked = linked
         self.cluster = cluster
         self.why: tuple[str, ...] = ("not looked yet",)
         self.held = ""
@@ -295,6 +312,9 @@ class Watch(threading.Thread):
         self._theirs = None
         if told is not None and told.connections is not None:
             self._theirs = now, told.connections
+        if self._linked() is False:
+            # Each question would wait, and be answered with all connections, once the link is back.
+            return
         if why := self._mirror.step(now, seen):
             journal.record("connections-asked", why=why)
             conntrack.ask_again()
