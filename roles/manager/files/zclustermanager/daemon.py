@@ -112,7 +112,7 @@ class Daemon:
             Action.START_SENDER: self.worker.start_sending,
             Action.STOP_SENDER: self.worker.stop_sending,
             Action.SHARE_CONNECTIONS: self._share_connections,
-            Action.REQUEST_CONNECTIONS: lambda: self._conntrackd("-n"),
+            Action.REQUEST_CONNECTIONS: self._request_connections,
         }
 
     def _open_term(self) -> None:
@@ -136,6 +136,13 @@ class Daemon:
         # What the kernel has, for a daemon that started late; then all of it for the peer.
         self._conntrackd("-R")
         self._conntrackd("-B")
+
+    def _request_connections(self) -> None:
+        if self.applied is Role.MASTER:
+            # What conntrackd heard when it was started on a master is of that time, and would be
+            # committed over what this node tracks.
+            self._conntrackd("-f", "external")
+        self._conntrackd("-n")
 
     def converge(self) -> None:
         """Apply the role that the kernel shows this node to have."""
