@@ -71,6 +71,7 @@ def offered(plan: Mapping[str, Any], interfaces: Sequence[str] = ()) -> tuple[Se
         f"{vip['address']}/{vip['prefix']}@{vip['interface']}" for vip in plan.get("vips") or ()
     ]
     witnesses = [str(witness) for witness in plan.get("witnesses") or ()]
+    tracked = [str(interface) for interface in plan.get("track_interfaces") or ()]
     hosts = [str(node["hostname"]) for node in plan["nodes"]]
     profile = _choices("profile")
     return (
@@ -91,6 +92,13 @@ def offered(plan: Mapping[str, Any], interfaces: Sequence[str] = ()) -> tuple[Se
             ", ".join(witnesses) or "none",
             entries=tuple(witnesses),
             hint="ADDRESS",
+        ),
+        Setting(
+            "track_interface",
+            "tracked interfaces",
+            ", ".join(tracked) or "none",
+            entries=tuple(tracked),
+            hint="|".join(interfaces) or "INTERFACE",
         ),
     )
 

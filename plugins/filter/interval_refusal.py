@@ -62,20 +62,18 @@ def interval_refusal(
         )
     except (TypeError, ValueError):
         return ""
+    # Where no echo comes back, the machine alone is judged.
     trip, late = timing.get("round_trip"), timing.get("scheduling") or 0.0
-    if trip is None:
-        return ""
-    dead_after, needed = interval * known.missed_adverts, ROOM * (trip + late)
+    dead_after, needed = interval * known.missed_adverts, ROOM * ((trip or 0.0) + late)
     if dead_after > needed:
         return ""
     return (
         "a check interval of %g s cannot work: a master would be taken for dead after %.0f ms, but "
-        "the cluster link takes %.1f ms there and back, and this machine wakes a process up to "
-        "%.1f ms late. Choose at least %.2f s"
+        "%sthis machine wakes a process up to %.1f ms late. Choose at least %.2f s"
         % (
             interval,
             dead_after * 1000,
-            trip * 1000,
+            "the cluster link takes %.1f ms there and back, and " % (trip * 1000) if trip else "",
             late * 1000,
             needed / known.missed_adverts + 0.01,
         )

@@ -663,7 +663,11 @@ def test_configure_asks_on_a_terminal_and_does_what_the_options_would(
         dimensions=(60, 400),
     )
     answers = (
-        (r"1\) failback +disabled[\s\S]*6\) witnesses +none[\s\S]*Which one", "1"),
+        (
+            r"1\) failback +disabled[\s\S]*6\) witnesses +none"
+            r"\s+7\) tracked interfaces +none[\s\S]*Which one",
+            "1",
+        ),
         (r"1\) disabled\s+2\) lb1\s+3\) lb2\s+failback \[1\]", "3"),
         ("failback +disabled  ->  lb2[\\s\\S]*Which one", "3"),
         (r"check interval, 0.01 to 40.95 s \[0.1\]", "60"),

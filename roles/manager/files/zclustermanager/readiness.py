@@ -232,6 +232,14 @@ def lower() -> None:
     durable.write(PRIORITY, f"{LOWERED}\n".encode())
 
 
+def is_lowered() -> bool:
+    """Whether this node stands back now: `start` lowers it, too."""
+    try:
+        return int(PRIORITY.read_text(encoding="utf-8")) < 0
+    except (OSError, ValueError):
+        return False
+
+
 def raise_again() -> None:
     """Give this node its whole priority."""
     durable.write(PRIORITY, b"0\n")
@@ -297,7 +305,7 @@ class Watch(threading.Thread):
             ready_for = now - self._ready_at
             held = hold(ready_for, self.cluster.preempt_delay, promotions(), calm)
         lowered = bool(why or held)
-        if lowered is not self._lowered:
+        if lowered is not self._lowered or lowered is not is_lowered():
             if not lowered and not seen.serving:
                 # It may take over at once: the kernel has the connections before that.
                 conntrack.commit(10.0)
