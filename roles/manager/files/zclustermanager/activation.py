@@ -211,6 +211,16 @@ def note_activated(generation: str) -> None:
     _update(lambda kept: kept | {"generation": generation})
 
 
+def been_here() -> bool:
+    """Whether the daemon ran on this node before: a node that is new has lost nothing by a boot."""
+    return bool(_kept().get("been_here"))
+
+
+def note_been_here() -> None:
+    """Remember it durably."""
+    _update(lambda kept: kept | {"been_here": True})
+
+
 def keep(results: dict[str, Result]) -> None:
     """Make outcomes durable."""
     _note("services", {name: _plain(result) for name, result in results.items()})

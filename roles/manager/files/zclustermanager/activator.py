@@ -42,12 +42,6 @@ class Trouble:
         return now - self.since >= wait
 
 
-def lost_at_boot(services: tuple[Service, ...], known: dict[str, Result]) -> list[Service]:
-    """Services whose command was run before the boot, and which have no unit that would do it."""
-    by_command = [s for s in services if not s.unit and s.on_change == "command"]
-    return [s for s in by_command if s.name in known]
-
-
 class Activator(threading.Thread):
     """Looks once a second whether something is left to activate."""
 
@@ -93,10 +87,13 @@ class Activator(threading.Thread):
             activation.run(self.cluster, services, master=self.role is Role.MASTER)
 
     def _load(self) -> None:
-        """Once after a boot: what has no unit, and lives in the kernel alone."""
+        """Once after a boot: what has no unit that would load it, and lives in the kernel alone."""
         if LOADED.exists():
             return
-        self._run(lost_at_boot(self.cluster.services, activation.outcomes()))
+        if activation.been_here():
+            services = self.cluster.services
+            self._run([s for s in services if not s.unit and s.on_change == "command"])
+        activation.note_been_here()
         LOADED.touch()
 
     def _catch_up(self) -> None:
