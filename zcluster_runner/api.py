@@ -149,7 +149,7 @@ def target_for(
     stack: ExitStack,
 ) -> Target:
     """Find, or for create write, the inventory of the run."""
-    from zcluster_runner import draft, inventory
+    from zcluster_runner import inventory
 
     cwd = Path.cwd()
     if action.place is Place.HERE:
@@ -174,6 +174,8 @@ def target_for(
                 name = cluster or ""
                 known = inventory.hosts_in((found,), os.environ, cwd) if name else None
                 return Target((found,), nodes_of(known, name) if known else ())
+        from zcluster_runner import draft
+
         # no inventory knows this host: one for this run alone
         content = draft.draft({**values, "name": "interfaces", "local": host})
         written = draft.write(content, _scratch(stack) / "inventory")

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 import zcluster_runner
 from zcluster_runner.execution import RunSpec, execute
-from zcluster_runner.result import Event, Outcome
+from zcluster_runner.result import Event, EventKind, Outcome
 from zcluster_runner.secret import Secret
 
 Toy = Callable[..., RunSpec]
@@ -83,11 +84,19 @@ def test_the_password_is_used_and_found_nowhere(toy: Toy, watcher: Watcher) -> N
     import hashlib
 
     events: list[Event] = []
+
+    def listener(event: Event) -> None:
+        events.append(event)
+        deadline = time.monotonic() + 60  # a look takes its time; the run waits for some of them
+        while event.kind is EventKind.FAILED and watcher.rounds <= 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     watcher.start()
     run = execute(
         toy(TASKS),
         secrets={"zcluster_root_password": Secret(CANARY)},
-        on_event=events.append,
+        on_event=listener,
     )
     watcher.enough.set()
     watcher.join()

@@ -142,7 +142,7 @@ def test_a_node_that_says_nothing_shows_the_age_then_is_grey(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "FRESH", 0.2)
-    monkeypatch.setattr(watch, "SILENCE", 1.0)
+    monkeypatch.setattr(watch, "SILENCE", 5.0)
     script = 'read -r l; echo \'{"status": "ok", "message": "m"}\'; exec sleep 4712'
     found = rows(program(tmp_path, script), "no answer for")
     assert found[-1].health is Health.UNREACHABLE
