@@ -80,22 +80,40 @@ def test_the_key_is_good_from_the_peers_address_only(cluster: Cluster) -> None:
     assert "Permission denied" in said.stderr
 
 
-def test_a_manifest_with_a_path_outside_the_roots_is_refused(cluster: Cluster) -> None:
-    entry = {
-        "path": "/etc/cron.d/x",
-        "kind": "symlink",
-        "mode": 0o777,
-        "owner": "root",
-        "group": "root",
-        "target": "/etc/shadow",
-    }
+LINK = {"kind": "symlink", "mode": 0o777, "target": "/etc"}
+FILE = {"kind": "file", "mode": 0o644, "sha256": "0" * 64}
+ROOT = {"/etc/haproxy": {"kind": "directory", "mode": 0o755}}
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"/etc/cron.d/x": LINK},
+        {**ROOT, "/etc/haproxy/../cron.d/x": FILE},
+        {**ROOT, "/etc/haproxy/link": LINK, "/etc/haproxy/link/cron.d": FILE},
+        {**ROOT, "/etc/haproxy/x": {**FILE, "link": "/etc/shadow"}},
+        {**ROOT, "/etc/haproxy/x": {**FILE, "mode": "x"}},
+    ],
+    ids=["elsewhere", "dots", "through a link", "hard link", "no number"],
+)
+def test_a_manifest_with_a_path_outside_the_roots_is_refused(
+    cluster: Cluster, manifest: dict[str, dict[str, object]]
+) -> None:
+    entries = [{"path": p, "owner": "root", "group": "root", **e} for p, e in manifest.items()]
     script = (
         "import json, sys; sys.path.insert(0, '/usr/lib/zcluster');"
         "from zclustermanager.sync import tree;"
-        f"m = tree.undump([{entry!r}]);"
+        f"m = tree.undump({entries!r});"
         "print(json.dumps({'cluster': 'lab', 'manifest': tree.dump(m), 'generation':"
         " {'id': '0' * 32, 'ancestors': [], 'digest': tree.digest(m), 'term': True}}))"
     )
     document = cluster.lab.exec("n1", "python3", "-c", script).stdout
     said = knock(cluster, "offer", stdin=document)
     assert "is not synchronized on this node" in json.loads(said.stdout)["error"]
+
+
+def test_a_huge_request_is_refused_and_logged(cluster: Cluster) -> None:
+    said = knock(cluster, "fetch", stdin="x" * ((1 << 20) + 1))
+    assert "more than 1048576 bytes" in json.loads(said.stdout)["error"]
+    journal = cluster.lab.exec("n2", "journalctl", "-u", "zcluster-receive@*", "--no-pager").stdout
+    assert "refused: request fetch has more than" in journal

@@ -110,7 +110,7 @@ class SimulatedDisk:
 
     # What the shipped code calls
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
+    def lock(self, patience: float | None = None) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def generation(self) -> Generation:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from zclustermanager import durable
+from zclustermanager.sync import replica as replicas
 from zclustermanager.sync import stage as stages
 from zclustermanager.sync import tree
 from zclustermanager.sync.disk import LocalDisk, copy_holes_too
@@ -342,6 +343,22 @@ def test_disk_without_room_for_the_new_removes_nothing(
     assert tree.digest(local.scan()) == before
     assert local.tokens() == []
     assert not list(here.parent.rglob(".zcluster-*"))
+
+
+def test_change_of_role_does_not_wait_for_ever_for_a_pass(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, store, scanner = disk("n1")
+    fill(here)
+    monkeypatch.setattr(replicas, "PROMPT", 0.05)
+    replica = Replica(LocalDisk(store, scanner), lambda: "2" * 32)
+    with store.lock():
+        for turn in (replica.promote, replica.demote):
+            with pytest.raises(TimeoutError, match="is held for over"):
+                turn()
+    # Whoever looks next opens the term all the same.
+    replica.observe()
+    assert store.generation().term
 
 
 def test_hole_of_a_file_stays_a_hole(tmp_path: Path) -> None:

@@ -116,6 +116,20 @@ def test_what_cannot_be_restored_is_said_in_words(master: Master) -> None:
         )
 
 
+@pytest.mark.parametrize("version", ["", "/etc/haproxy", "../x"])
+def test_restore_needs_a_path_and_a_version(master: Master, version: str) -> None:
+    with pytest.raises(OperateError, match="PATH@VERSION"):
+        operate.run(master.cluster, "restore", Asked(path=str(master.root), version=version))
+
+
+def test_what_is_not_synchronized_any_more_is_not_restored(master: Master) -> None:
+    version = master.passes_over("d/a.cfg")
+    elsewhere = dataclasses.replace(master.cluster, sync_paths=("/etc/haproxy",))
+    asked = Asked(path=f"{master.root}/d/a.cfg", version=version)
+    with pytest.raises(OperateError, match="not synchronized any more"):
+        operate.run(elsewhere, "restore", asked)
+
+
 def test_pause_says_who_and_why_and_ends_with_resume(master: Master) -> None:
     with pytest.raises(OperateError, match="say why"):
         operate.run(master.cluster, "pause", Asked(who="ann"))

@@ -9,9 +9,10 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def fsync_directory(path: Path) -> None:
@@ -88,9 +89,28 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock (flock(2)): it ends with the process, however that ends."""
+def locked(path: Path, patience: float | None = None) -> Iterator[None]:
+    """Hold an exclusive lock (flock(2)): it ends with the process, however that ends.
+
+    TimeoutError when somebody else holds it for longer than `patience` seconds.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        if patience is None:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        else:
+            _lock_within(stream, patience)
         yield
+
+
+def _lock_within(stream: IO[str], patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{stream.name} is held for over {patience:g} s") from error
+            time.sleep(0.02)
+        else:
+            return

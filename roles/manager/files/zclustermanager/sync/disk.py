@@ -43,8 +43,8 @@ class DiskError(Exception):
 class Disk(Protocol):
     """What a transaction may do to a disk. Only `save`, `mark` and `settle` make durable."""
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """One judge at a time on this node."""
+    def lock(self, patience: float | None = None) -> contextlib.AbstractContextManager[None]:
+        """One judge at a time on this node; TimeoutError after so many seconds, or never."""
 
     def generation(self) -> Generation:
         """This node's generation."""

@@ -216,6 +216,8 @@ def restore(cluster: Cluster, asked: Asked) -> dict[str, Any]:
         raise OperateError(
             f"{cluster.local.hostname} is backup: restore on the master, {cluster.peer.hostname}"
         )
+    if not asked.path or not VERSION.fullmatch(asked.version):
+        raise OperateError("say what, and which of it: PATH@VERSION, as `sync versions` lists it")
     store, disk, replica = _local(cluster)
     # Not among the stages: to them, what has no mark is what a crash left.
     with _scratch(store, "restore") as contents:
@@ -223,6 +225,8 @@ def restore(cluster: Cluster, asked: Asked) -> dict[str, Any]:
             entries = freeze_kept(store, asked.version, asked.path, contents)
         except OperateError:
             entries = FarEnd(cluster, store).take_kept(asked.version, asked.path, contents)
+        if gone := [p for p in entries if not any(_inside(p, r) for r in cluster.sync_paths)]:
+            raise OperateError(f"{gone[0]} is not synchronized any more: copy it by hand")
         with disk.lock():
             live = disk.scan()
             paths = [p for p in sorted(entries) if not tree.same(live.get(p), entries[p])]

@@ -19,6 +19,8 @@ from .generation import Answer, Generation, Relation
 from .stage import StageError
 from .tree import Manifest
 
+# Seconds that a change of role waits for a pass.
+PROMPT = 5.0
 # (stored, live digest, new id) -> what the generation is now.
 Turn = Callable[[Generation, str, str], Generation]
 
@@ -56,15 +58,22 @@ class Replica:
             return stages.recover(self.disk)
 
     def promote(self) -> list[str]:
-        """Open the term: from here on a change is a generation. The paths of a pass it finished."""
-        with self.disk.lock():
+        """Open the term: from here on a change is a generation. The paths of a pass it finished.
+
+        TimeoutError when a pass that was under way takes its time: the services of the new role
+        do not wait for it, and the next observation does the same.
+        """
+        with self.disk.lock(PROMPT):
             finished = stages.recover(self.disk)
             self._fold(generations.promoted, self.disk.scan())
         return finished
 
     def demote(self) -> Generation:
-        """Close the term: what changed in it is a generation, what changes now is not."""
-        with self.disk.lock():
+        """Close the term: what changed in it is a generation, what changes now is not.
+
+        TimeoutError as with `promote`: then the next request of the new master does it.
+        """
+        with self.disk.lock(PROMPT):
             stages.recover(self.disk)
             return self._fold(generations.demoted, self.disk.scan())
 

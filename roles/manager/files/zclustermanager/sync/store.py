@@ -76,9 +76,9 @@ class Store:
         """What was overwritten or removed here by a pass."""
         return self.state / "versions"
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """One judge at a time on this node."""
-        return durable.locked(self.runtime / "sync.lock")
+    def lock(self, patience: float | None = None) -> contextlib.AbstractContextManager[None]:
+        """One judge at a time on this node; TimeoutError after so many seconds, or never."""
+        return durable.locked(self.runtime / "sync.lock", patience)
 
     def generation(self) -> Generation:
         """This node's generation (an empty one for a new or wiped node)."""
