@@ -158,7 +158,10 @@ class LocalDisk:
             if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
                 return  # the name of a symbolic link is its directory's
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except FileNotFoundError:
+        except OSError as error:
+            # Gone, with a directory above it that is a file or a symbolic link now.
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
             return
         try:
             os.fsync(descriptor)
