@@ -94,3 +94,15 @@ def test_restart_of_conntrackd_is_noticed(
         state: Conntrackd = link.sample()
         said.append(state.anew)
     assert said == anew
+
+
+def test_kernel_settings_that_the_guard_needs_are_looked_at(tmp_path: Path) -> None:
+    for name, value in conntrack.KERNEL.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{value}\n")
+    assert conntrack.kernel_settings(tmp_path) == ()
+    loose = tmp_path / "net/netfilter/nf_conntrack_tcp_loose"
+    loose.write_text("1\n")
+    assert conntrack.kernel_settings(tmp_path) == ("nf_conntrack_tcp_loose is 1, not 0",)
+    loose.unlink()
+    assert conntrack.kernel_settings(tmp_path) == ("nf_conntrack_tcp_loose is missing, not 0",)

@@ -69,6 +69,10 @@ def test_healthy_master_and_backup_are_green_in_zevenets_words(cluster: Cluster)
         ),
         (replace(HEALTHY_MASTER, guard=False), "table inet zcluster is missing"),
         (
+            replace(HEALTHY_BACKUP, kernel=("nf_conntrack_tcp_loose is 1, not 0",)),
+            "would be reset at a takeover: nf_conntrack_tcp_loose is 1, not 0",
+        ),
+        (
             replace(HEALTHY_BACKUP, no_carrier=("eth1",)),
             "the tracked interface eth1 has no carrier",
         ),

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import durable, journal, processes
 from .settings import RUNTIME_DIR
@@ -33,6 +34,11 @@ WEED_EVERY = 60.0
 # Seconds after which a standby that died holds nothing back any more (nft(8), timeout), and after
 # which one that lives says so again.
 HOLD, HOLD_AGAIN = 10, 4.0
+# What the guard against resets needs of the kernel (sysctl.conf.j2), below /proc/sys.
+KERNEL = {
+    "net/netfilter/nf_conntrack_tcp_loose": "0",
+    "net/netfilter/nf_conntrack_tcp_be_liberal": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -233,6 +239,19 @@ class StandbyCommits(threading.Thread):
         for vip in self._vips:
             family = "ipv6" if ":" in vip else "ipv4"
             processes.run(["conntrack", "-D", "-f", family, "--orig-dst", vip], timeout=10.0)
+
+
+def kernel_settings(base: Path = Path("/proc/sys")) -> tuple[str, ...]:
+    """What the kernel has otherwise than it must, in words; a setting that is not there is one."""
+    wrong = []
+    for name, wanted in KERNEL.items():
+        try:
+            found = (base / name).read_text(encoding="ascii").strip()
+        except OSError:
+            found = "missing"
+        if found != wanted:
+            wrong.append(f"{name.rpartition('/')[2]} is {found}, not {wanted}")
+    return tuple(wrong)
 
 
 class Link:

@@ -203,5 +203,6 @@ def look(cluster: Cluster) -> Observation:
             figures=counted.result(),
             waits=str((daemon.result() or {}).get("readiness", {}).get("held", "")),
             no_carrier=tuple(i for i in cluster.track_interfaces if not carrier(i)),
+            kernel=conntrack.kernel_settings(),
             versions=versions.installed(),
         )

@@ -75,8 +75,9 @@ class Tables:
 class Observation:
     """One look at the node. not_ready: why not (None: not known); waits: why failback waits.
 
-    no_carrier: the tracked interfaces without one. peer_heard: its reports arrive, over any link.
-    master_addresses: those of them that are here.
+    no_carrier: the tracked interfaces without one. kernel: what is set otherwise than the guard
+    needs it. peer_heard: its reports arrive, over any link. master_addresses: those of
+    them that are here.
     """
 
     maintenance: bool
@@ -101,6 +102,7 @@ class Observation:
     waits: str = ""
     no_carrier: tuple[str, ...] = ()
     master_addresses: frozenset[str] = frozenset()
+    kernel: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -151,6 +153,10 @@ def checks(cluster: Cluster, seen: Observation) -> list[Check]:
     results.extend(
         Check(f"link {interface}", False, f"the tracked interface {interface} has no carrier")
         for interface in seen.no_carrier
+    )
+    results.extend(
+        Check("kernel", False, f"connections would be reset at a takeover: {words}")
+        for words in seen.kernel
     )
     if seen.tables.full:
         results.append(
