@@ -156,7 +156,7 @@ def test_what_has_ended_on_the_master_leaves_the_standby_too(cluster: Cluster) -
     with traffic(lab, "--interval-ms", "0", "--short-rate", "150", connections=0):
         time.sleep(100)
     end = time.monotonic() + 180
-    while tracked(lab, "n2") > tracked(lab, "n1") + 1500:
+    while tracked(lab, "n2") > tracked(lab, "n1") + 100:
         assert time.monotonic() < end, f"n1 {tracked(lab, 'n1')}, n2 {tracked(lab, 'n2')}"
         time.sleep(1)
 

@@ -2,26 +2,59 @@
 # What a standby does for its connections, and that a node which has begun to serve does nothing.
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+import sys
 from pathlib import Path
 
 import pytest
-from zclustermanager import conntrack, processes
+from zclustermanager import conntrack, processes, zombies
 from zclustermanager.conntrack import Conntrackd, Link, StandbyCommits, Traffic
+from zclustermanager.zombies import Flow
 
-Standby = Callable[..., StandbyCommits]
+LISTED = """\
+tcp      6 431999 ESTABLISHED src=192.0.2.1 dst=198.18.10.100 sport=40000 dport=80 \
+src=198.18.20.61 dst=198.18.20.100 sport=80 dport=40000 [ASSURED] mark=0 use=1
+tcp      6 431990 ESTABLISHED src=192.0.2.2 dst=198.18.10.100 sport=40000 dport=80 \
+src=198.18.20.61 dst=198.18.20.100 sport=80 dport=1024 [ASSURED] mark=0 use=1
+udp      17 100 src=2001:db8::5 dst=2001:db8:10::100 sport=5 dport=53 [UNREPLIED] \
+src=2001:db8:10::100 dst=2001:db8::5 sport=53 dport=5 mark=0 use=1
+tcp      6 431990 ESTABLISHED src=192.0.2.2 dst=198.18.10.11 sport=50000 dport=22 \
+src=198.18.10.11 dst=192.0.2.2 sport=22 dport=50000 [ASSURED] mark=0 use=1
+icmp     1 29 src=192.0.2.2 dst=198.18.10.100 type=8 code=0 id=7 \
+src=198.18.10.100 dst=192.0.2.2 type=0 code=0 id=7 mark=0 use=1
+"""
+TOLD = """\
+tcp      6 ESTABLISHED src=192.0.2.2 dst=198.18.10.100 sport=40000 dport=80 \
+src=198.18.20.61 dst=198.18.20.100 sport=80 dport=40000 [ASSURED] [active since 7s]
+"""
+VIPS = ("198.18.10.100", "2001:db8:10::100")
+ENDED = {
+    Flow(6, "192.0.2.1", "198.18.10.100", 40000, 80),
+    Flow(17, "2001:db8::5", "2001:db8:10::100", 5, 53),
+}
 
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
-    """Every command the node was given; conntrackd knows of 200 foreign connections."""
+    """Every command the node was given, a deletion with what was deleted."""
     given: list[list[str]] = []
+    answers = {
+        "conntrack -L": LISTED,
+        "conntrackd -e": TOLD,
+        "conntrackd cache": "cache:external\tactive objects:\t1\n",
+    }
 
     def run(arguments: list[str], **_: object) -> processes.Outcome:
         given.append(arguments)
-        return processes.Outcome(0, "cache:external\tactive objects:\t200\n", "")
+        return processes.Outcome(0, answers.get(f"{arguments[0]} {arguments[-1]}", ""), "")
+
+    def delete(found: set[Flow]) -> int:
+        assert found == ENDED
+        given.append(["delete", "what has ended"])
+        return len(found)
 
     monkeypatch.setattr(processes, "run", run)
+    monkeypatch.setattr(zombies, "delete", delete)
     monkeypatch.setattr(conntrack, "COMMIT_LOCK", tmp_path / "commit.lock")
     return given
 
@@ -29,12 +62,12 @@ def done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
 def standby(roles: list[bool], *, complete: bool = True) -> StandbyCommits:
     """One that tracks far too much; whether it stands by, at each time it is asked."""
     commits = StandbyCommits(
-        ["198.18.10.100"],
+        VIPS,
         standing_by=lambda: roles.pop(0),
         tracked=lambda: 5000,
         complete=lambda _: complete,
     )
-    commits._weeded_at = float("-inf")
+    commits._weed_at = 0.0
     return commits
 
 
@@ -48,7 +81,9 @@ def test_standby_holds_back_weeds_and_commits(done: list[list[str]]) -> None:
     assert words(done) == [
         "nft -",
         "conntrackd cache",
-        "conntrack 198.18.10.100",
+        "conntrack -L",
+        "conntrackd -e",
+        "delete what has ended",
         "conntrackd -c",
     ]
 
@@ -62,12 +97,31 @@ def test_node_promoted_while_it_waited_for_the_lock_touches_nothing(
 
 def test_node_promoted_before_it_weeds_keeps_its_connections(done: list[list[str]]) -> None:
     standby([True, True, False]).once()
-    assert not any(command[0] == "conntrack" for command in done)
+    assert not any(command[0] == "delete" for command in done)
 
 
 def test_standby_that_has_not_been_told_all_keeps_its_connections(done: list[list[str]]) -> None:
     standby([True, True, True], complete=False).once()
-    assert not any(command[0] == "conntrack" for command in done)
+    assert not any(command[0] == "delete" for command in done)
+
+
+def test_deletion_names_the_connection_as_the_kernel_wants_it() -> None:
+    message = zombies.request(Flow(6, "192.0.2.1", "198.18.10.100", 40000, 80))
+    assert len(message) == int.from_bytes(message[:4], sys.byteorder)
+    assert socket.inet_aton("192.0.2.1") + bytes.fromhex("08000200") in message
+    assert (40000).to_bytes(2, "big") in message
+    assert (
+        len(zombies.request(Flow(17, "2001:db8::5", "2001:db8:10::100", 5, 53)))
+        == len(message) + 24
+    )
+
+
+def test_standby_that_knows_of_no_connection_keeps_what_it_tracks(
+    done: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conntrack, "entries", lambda _: 0)
+    standby([True, True, True]).once()
+    assert not any(command[0] == "delete" for command in done)
 
 
 def test_what_is_to_be_sent_anew_is_in_the_kernel_before_it_goes(done: list[list[str]]) -> None:

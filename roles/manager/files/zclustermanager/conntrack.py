@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import durable, journal, processes
+from . import durable, journal, processes, zombies
 from .settings import RUNTIME_DIR
 
 CONFIGURATION = "/etc/zcluster/conntrackd.conf"
@@ -27,10 +27,9 @@ PROMOTE = "/usr/lib/zcluster/promote"
 # The backup commits what it heard now and then, so that the last commit at a takeover is short; it
 # spends at most this part of its time on it.
 COMMIT_EVERY, COMMIT_SHARE = 1.0, 0.3
-# What a standby's kernel may track beyond what it must, before it is weeded; seconds on standby
-# before the first time, and between two.
-SPARE = 1000
-WEED_EVERY = 60.0
+# A standby's kernel is weeded (zombies.py): seconds on standby before the first time, and between
+# two; what it spends at most of its time on that.
+WEED_FIRST, WEED_EVERY, WEED_SHARE = 60.0, 3.0, 0.05
 # Seconds after which a standby that died holds nothing back any more (nft(8), timeout), and after
 # which one that lives says so again.
 HOLD, HOLD_AGAIN = 10, 4.0
@@ -165,16 +164,6 @@ def release() -> processes.Outcome:
     return processes.run(["nft", "flush", "set", "inet", "zcluster", "hold"])
 
 
-def overgrown(tracked: int, foreign: int) -> bool:
-    """True when most of what a standby's kernel tracks can only be what has ended on the master.
-
-    A commit creates and replaces, but never deletes: what ended on the master after it was
-    committed stays in the standby's kernel until its timeout, for TCP five days. A standby that
-    knows of no connection at all has not been told, or has just been promoted.
-    """
-    return foreign > 0 and tracked > 2 * foreign + SPARE
-
-
 class StandbyCommits(threading.Thread):
     """Commits on the backup, again and again, so that a takeover finds almost nothing to do."""
 
@@ -191,7 +180,7 @@ class StandbyCommits(threading.Thread):
         self._standing_by = standing_by
         self._tracked = tracked
         self._complete = complete
-        self._weeded_at = time.monotonic()
+        self._weed_at = time.monotonic() + WEED_FIRST
         self._held_at: float | None = None
 
     def run(self) -> None:
@@ -209,7 +198,7 @@ class StandbyCommits(threading.Thread):
         """One commit, if this node stands by; seconds until the next."""
         if not self._standing_by():
             # What a former master tracks is all there is, until its peer has sent the same.
-            self._weeded_at, self._held_at = time.monotonic(), None
+            self._weed_at, self._held_at = time.monotonic() + WEED_FIRST, None
             return COMMIT_EVERY
         with durable.locked(COMMIT_LOCK):
             # The lock may have been that of a takeover, after which nothing here may be touched.
@@ -226,19 +215,20 @@ class StandbyCommits(threading.Thread):
             self._held_at = now if hold().ok else None
 
     def _weed(self, now: float) -> None:
-        # All connections of the VIPs go, and the commit that follows brings back those that live.
-        tracked = self._tracked()
-        if tracked <= SPARE or now - self._weeded_at < WEED_EVERY:
+        # Should one be wanted after all, the commit that follows brings it back. Who knows of no
+        # connection at all has not been told, or has just been promoted.
+        if now < self._weed_at:
             return
         foreign = entries("external")
-        if foreign is None or not overgrown(tracked, foreign) or not self._complete(foreign):
+        if not foreign or self._tracked() <= foreign:
             return
-        self._weeded_at = now
-        if not self._standing_by():
-            return
-        for vip in self._vips:
-            family = "ipv6" if ":" in vip else "ipv4"
-            processes.run(["conntrack", "-D", "-f", family, "--orig-dst", vip], timeout=10.0)
+        here = processes.run(["conntrack", "-L"], timeout=10.0)
+        told = command("-e", timeout=10.0)
+        if here.ok and told.ok and self._complete(foreign) and self._standing_by():
+            ended = zombies.flows(here.out, self._vips) - zombies.flows(told.out, self._vips)
+            zombies.delete(ended)
+        took = time.monotonic() - now
+        self._weed_at = now + max(WEED_EVERY, took / WEED_SHARE)
 
 
 def kernel_settings(base: Path = Path("/proc/sys")) -> tuple[str, ...]:
