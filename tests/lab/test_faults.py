@@ -11,9 +11,9 @@ from product import Cluster
 
 pytestmark = pytest.mark.lab
 
-# The same sequence each time, so that a failure is the change's and not the day's; any other on
-# demand.
-SEED = int(os.environ.get("SEED") or 1)
+# The same sequence each time, so that a failure is the change's and not the day's: a silent link,
+# what is killed on either node, two power losses in a row and one more. Any other on demand.
+SEED = int(os.environ.get("SEED") or 2311)
 STEPS = int(os.environ.get("STEPS") or 6)
 
 

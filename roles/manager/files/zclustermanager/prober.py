@@ -215,7 +215,9 @@ class Prober(threading.Thread):
     def _discover(self) -> None:
         while not self._stopping.is_set():
             with contextlib.suppress(OSError, ValueError, KeyError):
-                self._found = witnesses.look(self._cluster)
+                found = witnesses.look(self._cluster)
+                with self._lock:
+                    self._found = found
             self._stopping.wait(DISCOVERY)
 
     def _drain(self, timeout: float) -> None:
@@ -228,9 +230,9 @@ class Prober(threading.Thread):
                 self._close(key.fileobj)
 
     def _tick(self) -> None:
-        found, self._found = self._found, None
         now = time.monotonic()
         with self._lock:
+            found, self._found = self._found, None
             if found is not None:
                 self._watch.watch(found)
             asked = [(i, a) for i, known in self._watch.networks.items() for a in known]

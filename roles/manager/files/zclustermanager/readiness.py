@@ -305,6 +305,9 @@ class Watch(threading.Thread):
             ready_for = now - self._ready_at
             held = hold(ready_for, self.cluster.preempt_delay, promotions(), calm)
         lowered = bool(why or held)
+        if lowered and addresses.held(self.cluster):
+            # It was promoted while it asked its peer: a master never stands back.
+            return
         if lowered is not self._lowered or lowered is not is_lowered():
             if not lowered and not seen.serving:
                 # It may take over at once: the kernel has the connections before that.
