@@ -29,7 +29,7 @@ PROMOTE = "/usr/lib/zcluster/promote"
 COMMIT_EVERY, COMMIT_SHARE = 1.0, 0.3
 # A standby's kernel is weeded (zombies.py): seconds on standby before the first time, and between
 # two; what it spends at most of its time on that.
-WEED_FIRST, WEED_EVERY, WEED_SHARE = 60.0, 3.0, 0.05
+WEED_FIRST, WEED_EVERY, WEED_SHARE = 60.0, 3.0, 0.2
 # Seconds after which a standby that died holds nothing back any more (nft(8), timeout), and after
 # which one that lives says so again.
 HOLD, HOLD_AGAIN = 10, 4.0
