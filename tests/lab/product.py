@@ -99,6 +99,11 @@ def run_tool(name: str, *arguments: str, **environment: str) -> Run:
         timeout=900,
         check=False,
     )
+    # pytest shows it where a test fails: the whole would be long, the end alone not enough.
+    wrong = [line for line in done.stdout.splitlines() if re.match(r"fatal:|\[ERROR\]", line)]
+    print(
+        f"$ {name} {' '.join(arguments)}: {done.returncode}", *wrong, done.stdout[-3000:], sep="\n"
+    )
     return Run(done.returncode, done.stdout)
 
 
