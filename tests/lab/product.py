@@ -269,7 +269,8 @@ def trace(lab: Lab, node: str) -> Trace:
         user=lab.exec(node, "getent", "passwd", "zcluster", check=False).stdout,
         tables=lab.exec(node, "nft", "list", "tables").stdout,
         addresses=" ".join(sorted(i["local"] for link in links for i in link["addr_info"])),
-        ruleset=lab.exec(node, "nft", "--stateless", "list", "ruleset").stdout,
+        # By numbers: create brings netbase, by whose names nft would list the same rules.
+        ruleset=lab.exec(node, "nft", "--stateless", "--numeric", "list", "ruleset").stdout,
         kernel=lab.exec(node, "sysctl", *KERNEL).stdout,
         services=lab.exec(
             node, "systemctl", "show", "--property=ActiveState,UnitFileState", *SERVED
