@@ -281,7 +281,11 @@ class LocalDisk:
                 return
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with blob.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
-                copy_holes_too(source.fileno(), copy.fileno())
+                try:
+                    copy_holes_too(source.fileno(), copy.fileno())
+                except OSError as error:
+                    error.filename = entry.path  # sendfile(2) does not say which disk is full
+                    raise
         tree.dress(new, entry)
 
     def beside(self, token: str, path: str) -> Entry | None:
