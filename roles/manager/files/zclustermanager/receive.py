@@ -119,7 +119,9 @@ def offer(cluster: Cluster, _: str, document: Any) -> dict[str, Any]:
     )
     activation.passive(cluster, reply.pop("finished"))
     reply["differing"] = reply.get("differing", [])[:MOST_NAMED]
-    if disk.store.tell_verdict(reply["differing"], reply["generation"]["id"]):
+    mine = reply["generation"]["id"]
+    # No file tells this node's daemon of a verdict, nor of equal content under another id.
+    if disk.store.tell_verdict(reply["differing"], mine) or disk.generation().id != mine:
         operate.wake()
     return reply
 
