@@ -3,8 +3,9 @@
 
 A commit creates and replaces, but never deletes: what ended on the master after it was committed
 stays in the standby's kernel until its timeout, for TCP five days. There it fills the table, and
-takes the port towards a backend that a live connection of another client has on the master: the
-kernel would silently give that one another port, and its backend would reset it at a takeover.
+takes the port towards a backend that a live connection of another client has on the master. The
+kernel silently gives that one another port, and its backend would reset it at a takeover; or, where
+the port is one that the master's kernel had chosen, does not take the connection at all.
 """
 
 from __future__ import annotations
