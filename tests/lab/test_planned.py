@@ -337,6 +337,23 @@ def roles_changed(cluster: Cluster) -> int:
 
 
 @pytest.mark.matrix
+def test_slower_heartbeat_is_configured_while_the_backup_is_held(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    mine = declare(cluster, tmp_path)
+    before = roles_changed(cluster)
+    with clients(cluster.lab) as noticed:
+        ok(zcluster(mine, "configure", "--check-interval", "0.5"))
+        cluster.wait_settled()
+    insist_nothing_lost(noticed)
+    assert {float(adverts(cluster, node)) for node in ("n1", "n2")} == {0.5}
+    assert cluster.master == "n1"
+    assert roles_changed(cluster) == before
+    events = cluster.lab.exec("n2", "cat", "/var/lib/zcluster/events.jsonl").stdout
+    assert '"why": "the change is made"' in events
+
+
+@pytest.mark.matrix
 def test_configure_changes_the_running_cluster_and_its_inventory(
     cluster: Cluster, play: Play, tmp_path: Path
 ) -> None:
