@@ -468,6 +468,8 @@ def prepare(lab: Lab) -> None:
         lab.restore(name)
     else:
         lab.restore(BARE)
+        for node in ("n1", "n2"):
+            lab.exec(node, "mkdir", TREE)
         words = json.dumps({"zcluster_sync_paths": [TREE], "zcluster_services": []})
         created = create_cluster(lab, INVENTORY, "-e", words)
         if created.returncode:

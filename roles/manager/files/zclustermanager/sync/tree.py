@@ -13,14 +13,22 @@ import pwd
 import re
 import stat
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from typing import Any
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache
+from typing import Any, Protocol
 
 # Filled in by the kernel or by security modules of one machine, not by the configuration's owner.
 LOCAL_XATTRS = ("security.selinux", "trusted.", "security.evm", "security.ima")
 TEMPORARY_PREFIX = ".zcluster-"
+# A change costs the digest of one bucket and of their sums, however many paths there are.
+BUCKETS = 1024
+# The kernel's file times move in steps of up to 10 ms: what is younger may change unseen once more.
+RACY_NS = 50_000_000
 
 
 class UnstableError(OSError):
@@ -48,12 +56,105 @@ class Entry:
 
     def identity(self) -> dict[str, Any]:
         """What makes two entries equal: times are carried, but never decide (clocks lie)."""
-        fields = asdict(self)
-        del fields["mtime_ns"]
-        return fields
+        return {name: getattr(self, name) for name in NAMES if name != "mtime_ns"}
+
+    @cached_property
+    def seal(self) -> bytes:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).digest()
 
 
+NAMES = tuple(f.name for f in fields(Entry))
 Manifest = dict[str, Entry]
+
+
+class Listing(Manifest):
+    """A manifest that is never changed, only replaced: so that its digest costs what changed."""
+
+    def __init__(
+        self,
+        entries: Mapping[str, Entry],
+        _buckets: dict[int, Manifest] | None = None,
+        _sums: dict[int, bytes] | None = None,
+    ) -> None:
+        super().__init__(entries)
+        if _buckets is None:
+            _buckets = {}
+            for path, entry in self.items():
+                _buckets.setdefault(_bucket(path), {})[path] = entry
+        self._buckets = _buckets
+        self._sums = _sums or {number: _sum(bucket) for number, bucket in _buckets.items()}
+
+    @cached_property
+    def digest(self) -> str:
+        """One SHA-256 for the whole content."""
+        total = hashlib.sha256()
+        for number in sorted(self._sums):
+            total.update(number.to_bytes(2, "big") + self._sums[number])
+        return total.hexdigest()
+
+    def replaced(self, news: Mapping[str, Entry | None]) -> Listing:
+        """The same but for these paths; None for one that is gone."""
+        news = {path: entry for path, entry in news.items() if self.get(path) is not entry}
+        if not news:
+            return self
+        entries, buckets, sums = dict(self), dict(self._buckets), dict(self._sums)
+        dirty = {_bucket(path) for path in news}
+        for number in dirty:
+            buckets[number] = dict(buckets.get(number, {}))
+        for path, entry in news.items():
+            for places in (entries, buckets[_bucket(path)]):
+                if entry is None:
+                    places.pop(path, None)
+                else:
+                    places[path] = entry
+        for number in dirty:
+            sums[number] = _sum(buckets[number])
+            if not buckets[number]:
+                del buckets[number], sums[number]
+        return Listing(entries, buckets, sums)
+
+
+def _bucket(path: str) -> int:
+    return zlib.crc32(os.fsencode(path)) % BUCKETS
+
+
+def _sum(bucket: Manifest) -> bytes:
+    return hashlib.sha256(b"".join(bucket[path].seal for path in sorted(bucket))).digest()
+
+
+# More paths than that are found faster by looking at all.
+MANY_HINTS = 5000
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Paths where something may have changed; `everything` when nobody knows where."""
+
+    paths: frozenset[str] = frozenset()
+    everything: bool = False
+
+    def __or__(self, more: Hints) -> Hints:
+        paths = self.paths | more.paths
+        if self.everything or more.everything or len(paths) > MANY_HINTS:
+            return Hints(everything=True)
+        return Hints(paths)
+
+
+class Watch(Protocol):
+    """What tells a scanner where to look (see inotify.py)."""
+
+    def add(self, directory: str) -> None:
+        """Hear of every change in a directory from now on."""
+
+    def forget(self, directory: str) -> None:
+        """It is gone, or no business of ours any more."""
+
+    def watched(self) -> AbstractSet[str]:
+        """The directories that are watched."""
+
+    def drain(self) -> Hints:
+        """What was heard since the last time."""
 
 
 @lru_cache(maxsize=512)
@@ -154,8 +255,10 @@ def dress(path: str, entry: Entry) -> None:
     os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
 
 
-def excluded(path: str, excludes: Iterable[str]) -> bool:
+def excluded(path: str, excludes: Sequence[str]) -> bool:
     """True when the path or a directory above it matches an exclude (fnmatch(3) patterns)."""
+    if not excludes:
+        return False
     candidates = [path]
     while (parent := os.path.dirname(candidates[-1])) not in ("", "/"):
         candidates.append(parent)
@@ -183,46 +286,179 @@ def _xattrs(path: str) -> dict[str, str]:
     return found
 
 
-class Scanner:
-    """Reads the synchronized paths; remembers digests of files that have not been touched since.
+def _untouched(info: os.stat_result) -> tuple[int, int, int, int]:
+    """The same as long as nobody touches a file."""
+    return (info.st_dev, info.st_ino, info.st_size, info.st_ctime_ns)
 
-    A remembered digest is used only while inode, size and ctime are the same: ctime cannot be set
-    back by a program (utimensat(2)), unlike mtime.
+
+@dataclass(frozen=True)
+class Known:
+    """What was read at a path. racy: so soon after a change that the next could leave no trace."""
+
+    untouched: tuple[int, int, int, int]
+    entry: Entry
+    racy: bool
+
+    def still(self, info: os.stat_result) -> bool:
+        """True when it need not be read again."""
+        return not self.racy and self.untouched == _untouched(info)
+
+
+class Scanner:
+    """Reads the synchronized paths; remembers those that have not been touched since.
+
+    What is remembered is used only while inode, size and ctime are the same: ctime cannot be set
+    back by a program (utimensat(2)), unlike mtime. With a watch, only paths are looked at of which
+    it told something, until somebody doubts.
     """
 
     def __init__(
-        self, roots: Iterable[str], excludes: Iterable[str], copies: str | None = None
+        self,
+        roots: Iterable[str],
+        excludes: Iterable[str],
+        copies: str | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """`copies`: a directory for frozen copies of what changed since the scan before."""
         self.copies = copies
-        self._scanned = False
         self.roots = tuple(roots)
         self.excludes = tuple(excludes)
-        self._known: dict[str, tuple[tuple[int, int, int, int], str]] = {}
+        self.watch = watch
+        self._listing: Listing | None = None
+        self._hints = Hints(everything=True)
+        self._alone = threading.RLock()
+        self._known: dict[str, Known] = {}
+        self._linked: set[str] = set()
+        self._inodes: dict[tuple[int, int], str] = {}
         self._devices: dict[int, str] = {}
 
-    def scan(self, *, trust: bool = True) -> Manifest:
+    def doubt(self) -> None:
+        """Whatever the watch says: look at every path the next time."""
+        with self._alone:
+            self._hints = Hints(everything=True)
+
+    def listen(self) -> None:
+        """Note what the watch has to tell, for the next scan."""
+        with self._alone:
+            self._hints |= self.watch.drain() if self.watch else Hints(everything=True)
+
+    def scan(self, *, trust: bool = True) -> Listing:
         """The manifest of what is on disk now; `trust=False` rereads every byte."""
-        if not trust:
-            self._known.clear()
-        manifest: Manifest = {}
-        inodes: dict[tuple[int, int], str] = {}
-        pending = list(reversed(self.roots))
+        with self._alone:
+            self.listen()
+            # Should this scan fail half-way: what it heard the watch will not say again.
+            hints, self._hints = self._hints, Hints(everything=True)
+            if not trust:
+                self._known = {p: replace(known, racy=True) for p, known in self._known.items()}
+            listing, refreshed = self._listing, None
+            if listing is not None and trust and not hints.everything:
+                refreshed = self._refresh(listing, hints.paths)
+            self._listing = found = self._everything() if refreshed is None else refreshed
+            self._hints = Hints()
+            return found
+
+    def _everything(self) -> Listing:
+        self._inodes.clear()
+        self._linked.clear()
+        found: Manifest = {}
+        watched = set(self.watch.watched()) if self.watch else set()
+        above = {os.path.dirname(root) for root in self.roots}
+        for directory in above:
+            self._listen(directory)
+        for root in self.roots:
+            self._walk(root, found)
+        for directory in watched - found.keys() - above:
+            self._forget(directory)
+        self._known = {path: known for path, known in self._known.items() if path in found}
+        before = self._listing
+        if before is None:
+            return Listing(found)
+        return before.replaced({**dict.fromkeys(before.keys() - found.keys()), **found})
+
+    def _refresh(self, before: Listing, hints: Iterable[str]) -> Listing | None:
+        """Look only where the watch says; None when that is not enough."""
+        asked = sorted(filter(self._ours, hints))
+        news: dict[str, Entry | None] = dict.fromkeys(
+            self._below(before, {path for path in asked if not self._same_directory(path)})
+        )
+        for path in news:
+            self._known.pop(path, None)
+            self._forget(path)
+        found: Manifest = {}
+        for path in asked:
+            if path not in found and self._inside(path, found, news, before):
+                self._walk(path, found, deep=path in news or path not in before)
+        # Other names of a file change with it, and which one is the first depends on all.
+        if not self._linked.isdisjoint(news.keys() | found.keys()):
+            return None
+        return before.replaced({**news, **found})
+
+    def _inside(self, path: str, *manifests: Mapping[str, Entry | None]) -> bool:
+        """Whether a path is a root, or in a directory that the first of these to know it has."""
+        parent = os.path.dirname(path)
+        there = next((manifest[parent] for manifest in manifests if parent in manifest), None)
+        return path in self.roots or (there is not None and there.kind == "directory")
+
+    @staticmethod
+    def _below(listing: Listing, tops: set[str]) -> list[str]:
+        """These paths and everything in them, that a listing has."""
+        directories = {p for p in tops if p in listing and listing[p].kind == "directory"}
+        if not directories:
+            return [path for path in tops if path in listing]
+
+        def inside(path: str) -> bool:
+            while len(path) > 1:
+                if path in tops:
+                    return True
+                path = os.path.dirname(path)
+            return False
+
+        return [path for path in listing if inside(path)]
+
+    def _ours(self, path: str) -> bool:
+        return any(path == r or path.startswith(f"{r}/") for r in self.roots) and not excluded(
+            path, self.excludes
+        )
+
+    def _same_directory(self, path: str) -> bool:
+        """Still the directory that it was: what is in it has told of itself."""
+        known = self._known.get(path)
+        # Not listened to: it was moved away and back, or removed and made anew.
+        if known is None or self.watch is None or path not in self.watch.watched():
+            return False
+        try:
+            info = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return stat.S_ISDIR(info.st_mode) and known.untouched[:2] == (info.st_dev, info.st_ino)
+
+    def _walk(self, top: str, found: Manifest, *, deep: bool = True) -> None:
+        """Put a path and what is in it into a manifest; not deep: the path alone."""
+        pending = [top]
         while pending:
             path = pending.pop()
             if excluded(path, self.excludes):
                 continue
             try:
-                entry = self._entry(path, inodes)
-                children = list(_children(path)) if entry and entry.kind == "directory" else []
+                entry = self._entry(path)
+                children = []
+                if entry and entry.kind == "directory" and deep:
+                    # First listen, then look: nothing that is made in between is missed.
+                    self._listen(path)
+                    children = list(_children(path))
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if entry is not None:
-                manifest[path] = entry
+                found[path] = entry
                 pending.extend(reversed(children))
-        self._known = {path: known for path, known in self._known.items() if path in manifest}
-        self._scanned = True
-        return manifest
+
+    def _listen(self, directory: str) -> None:
+        if self.watch:
+            self.watch.add(directory)
+
+    def _forget(self, directory: str) -> None:
+        if self.watch:
+            self.watch.forget(directory)
 
     def file_systems(self) -> list[str]:
         """One directory on each file system that the last scan came across."""
@@ -232,17 +468,28 @@ class Scanner:
         """What is at one path, read now; None for nothing, and for what is never synchronized."""
         self._known.pop(path, None)
         try:
-            return self._entry(path, {})
+            entry = self._entry(path)
+            return replace(entry, link="") if entry else None
         except (FileNotFoundError, NotADirectoryError):
             return None
         finally:
             self._known.pop(path, None)
 
-    def _entry(self, path: str, inodes: dict[tuple[int, int], str]) -> Entry | None:
+    def _entry(self, path: str) -> Entry | None:
         info = os.lstat(path)
         if info.st_dev not in self._devices:
             inside = stat.S_ISDIR(info.st_mode)
             self._devices[info.st_dev] = path if inside else os.path.dirname(path)
+        link = ""
+        if info.st_nlink > 1 and stat.S_ISREG(info.st_mode):
+            self._linked.add(path)
+            link = self._inodes.setdefault((info.st_dev, info.st_ino), path)
+            link = "" if link == path else link
+        known = self._known.get(path)
+        if known and known.still(info):
+            entry = known.entry
+            return entry if entry.link == link else replace(entry, link=link)
+        now = time.time_ns()
         common: dict[str, Any] = {
             "path": path,
             "mode": stat.S_IMODE(info.st_mode),
@@ -252,40 +499,31 @@ class Scanner:
             "xattrs": _xattrs(path),
         }
         if stat.S_ISDIR(info.st_mode):
-            return Entry(kind="directory", **common)
-        if stat.S_ISLNK(info.st_mode):
-            return Entry(kind="symlink", target=os.readlink(path), **common)
-        if not stat.S_ISREG(info.st_mode):
+            entry = Entry(kind="directory", **common)
+        elif stat.S_ISLNK(info.st_mode):
+            entry = Entry(kind="symlink", target=os.readlink(path), **common)
+        elif stat.S_ISREG(info.st_mode):
+            sha256, size, info = self._digest(path, info)
+            entry = Entry(kind="file", sha256=sha256, size=size, link=link, **common)
+        else:
             return None  # a socket or FIFO belongs to a running program, not to the configuration
-        link = ""
-        if info.st_nlink > 1:
-            link = inodes.setdefault((info.st_dev, info.st_ino), path)
-        sha256, size = self._digest(path, info)
-        return Entry(
-            kind="file", sha256=sha256, size=size, link="" if link == path else link, **common
-        )
+        self._known[path] = Known(_untouched(info), entry, racy=info.st_ctime_ns + RACY_NS > now)
+        return entry
 
-    def _digest(self, path: str, info: os.stat_result) -> tuple[str, int]:
-        identity = (info.st_dev, info.st_ino, info.st_size, info.st_ctime_ns)
-        known = self._known.get(path)
-        if known and known[0] == identity:
-            return known[1], info.st_size
+    def _digest(self, path: str, info: os.stat_result) -> tuple[str, int, os.stat_result]:
         try:
             sha256, after = self._read(path)
         except UnstableError:
-            if known is None:
+            known = self._known.get(path)
+            if known is None or known.entry.kind != "file":
                 raise
             # It never holds still: what it last was is what is offered until it does.
-            return known[1], known[0][2]
-        self._known[path] = (
-            (after.st_dev, after.st_ino, after.st_size, after.st_ctime_ns),
-            sha256,
-        )
-        return sha256, after.st_size
+            return known.entry.sha256, known.entry.size, info
+        return sha256, after.st_size, after
 
     def _read(self, path: str) -> tuple[str, os.stat_result]:
         """Digest of a file; a copy of the same bytes too, once there was a scan to differ from."""
-        if self.copies is None or not self._scanned:
+        if self.copies is None or self._listing is None:
             return digest_file(path)
         temporary = os.path.join(self.copies, f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}")
         try:
@@ -334,18 +572,14 @@ def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_res
 
 def digest(manifest: Manifest) -> str:
     """One SHA-256 for the whole content, the same on both nodes when the content is the same."""
-    total = hashlib.sha256()
-    for path in sorted(manifest):
-        total.update(json.dumps(manifest[path].identity(), sort_keys=True).encode())
-        total.update(b"\n")
-    return total.hexdigest()
+    return manifest.digest if isinstance(manifest, Listing) else Listing(manifest).digest
 
 
 def same(one: Entry | None, other: Entry | None) -> bool:
     """True for equal entries, and for two that are both not there."""
     if one is None or other is None:
         return one is other
-    return one.identity() == other.identity()
+    return one is other or one.seal == other.seal
 
 
 def differing(ours: Manifest, theirs: Manifest) -> list[str]:
@@ -357,7 +591,7 @@ def differing(ours: Manifest, theirs: Manifest) -> list[str]:
 
 def dump(manifest: Manifest) -> list[dict[str, Any]]:
     """The manifest as plain data; names that are not UTF-8 survive as surrogates."""
-    return [asdict(manifest[path]) for path in sorted(manifest)]
+    return [{name: getattr(manifest[p], name) for name in NAMES} for p in sorted(manifest)]
 
 
 def undump(entries: Iterable[dict[str, Any]]) -> Manifest:

@@ -8,6 +8,7 @@ import os
 import selectors
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 from .. import activation, addresses, journal, peer
@@ -18,8 +19,14 @@ from .replica import Replica
 from .sender import Pass, Sender, diverged_words, freezer
 from .store import Store, new_id
 
+# Every byte is read again, every path looked at again, so often, and never more often than takes
+# a thousandth of a core: events are only hints.
 FULL_PASS = 600.0
 SLOW_PASS = 30.0
+SELDOM = 1000
+# Paths that the kernel does not watch are looked at with a hundredth of a core.
+UNHEARD_PASS = 1.0
+LESS_SELDOM = 100
 DEBOUNCE = 0.03
 UNCHECKED = "; whether it has newer configuration could not be checked"
 RETRY = (0.5, 1.0, 2.0, 3.0, 5.0)
@@ -33,8 +40,11 @@ class SyncWorker(threading.Thread):
         super().__init__(name="sync", daemon=True)
         self.cluster = cluster
         self.store = store
+        self.watcher: inotify.Watcher | None = None
+        with contextlib.suppress(OSError):  # what cannot be watched is looked at
+            self.watcher = inotify.Watcher()
         self.scanner = tree.Scanner(
-            cluster.sync_paths, cluster.sync_excludes, copies=str(store.frozen)
+            cluster.sync_paths, cluster.sync_excludes, str(store.frozen), self.watcher
         )
         self.replica = Replica(LocalDisk(store, self.scanner), new_id)
         self.sender = Sender(
@@ -113,27 +123,42 @@ class SyncWorker(threading.Thread):
     def run(self) -> None:
         """Pass after pass, for ever."""
         failures = 0
-        full_at = time.monotonic() + FULL_PASS
-        with contextlib.closing(inotify.Watcher()) as watcher:
-            while True:
-                asked, self._full = self._full, False
-                full = asked or time.monotonic() >= full_at
-                if full:
-                    full_at = time.monotonic() + FULL_PASS
-                failures = 0 if self._once(watcher, full=full) else failures + 1
-                if full:
-                    self.full_passes += 1
-                self.cpu_seconds = time.thread_time()
-                # A peer that does not take anything is not asked at each change.
-                patience = RETRY[min(failures, len(RETRY)) - 1] if failures else SLOW_PASS
-                self._sleep(watcher, patience, deaf=failures > 0)
+        full_at, look_at = time.monotonic() + FULL_PASS, 0.0
+        while True:
+            asked, self._full = self._full, False
+            full = asked or time.monotonic() >= full_at
+            slow = full or time.monotonic() >= look_at
+            if slow:
+                self.scanner.doubt()
+            failures = 0 if self._once(full=full) else failures + 1
+            before, self.cpu_seconds = self.cpu_seconds, time.thread_time()
+            now, cost = time.monotonic(), self.cpu_seconds - before
+            if full:
+                self.full_passes += 1
+                full_at = now + max(FULL_PASS, SELDOM * cost)
+            if slow:
+                look_at = now + max(SLOW_PASS, SELDOM * cost)
+            if self._unheard():
+                look_at = now + max(UNHEARD_PASS, LESS_SELDOM * cost)
+            # A peer that does not take anything is not asked at each change.
+            patience = RETRY[min(failures, len(RETRY)) - 1] if failures else look_at - now
+            self._sleep(patience, deaf=failures > 0)
 
-    def _once(self, watcher: inotify.Watcher, *, full: bool) -> bool:
-        watcher.drain()
+    def _unheard(self) -> str:
+        """What keeps the kernel from telling of every change; empty for nothing."""
+        if self.watcher is None:
+            return "changes are found late: see fs.inotify.max_user_instances"
+        if self.watcher.unheard:
+            return "changes are found late: see fs.inotify.max_user_watches"
+        return ""
+
+    def _once(self, *, full: bool) -> bool:
         before = self.result
         try:
-            self._watch(watcher)
             self.result = self._look(full=full, force=full or before.state == "failed")
+            if unheard := self._unheard():
+                why = "; ".join(filter(None, (self.result.why, unheard)))
+                self.result = replace(self.result, why=why)
         except peer.RefusedError as error:
             self.result = Pass("failed", str(error))
         except peer.PeerError as error:
@@ -209,33 +234,15 @@ class SyncWorker(threading.Thread):
             differing=paths,
         )
 
-    def _watch(self, watcher: inotify.Watcher) -> None:
-        # A file is replaced by renaming: it is its directory that tells.
-        while watcher.watch(self._directories()):
-            watcher.drain()
-
-    def _directories(self) -> set[str]:
-        found = set()
-        for root in self.cluster.sync_paths:
-            found.add(os.path.dirname(root))
-            if os.path.isdir(root) and not os.path.islink(root):
-                for path, names, _ in os.walk(root):
-                    names[:] = [
-                        name
-                        for name in names
-                        if not tree.excluded(os.path.join(path, name), self.scanner.excludes)
-                    ]
-                    found.add(path)
-        return found
-
-    def _sleep(self, watcher: inotify.Watcher, seconds: float, *, deaf: bool) -> None:
+    def _sleep(self, seconds: float, *, deaf: bool) -> None:
         """Until something changed (not when deaf), somebody woke us, or the time is over."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake, selectors.EVENT_READ)
-            if not deaf:
-                selector.register(watcher, selectors.EVENT_READ)
-            heard = [key.fileobj for key, _ in selector.select(seconds)]
-        if watcher in heard:
+            if self.watcher and not deaf:
+                selector.register(self.watcher, selectors.EVENT_READ)
+            heard = [key.fileobj for key, _ in selector.select(max(0.0, seconds))]
+        if self.watcher in heard:
             time.sleep(DEBOUNCE)
+        self.scanner.listen()
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
