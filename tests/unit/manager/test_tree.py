@@ -143,6 +143,7 @@ MOVES = {
     "a hard link gone": "ln {top}/a/one {top}/0; rm {top}/a/one",
     "modes and owners": "chmod 700 {top}/a; chmod 600 {top}/a/one",
     "a symbolic link": "ln -s one {top}/a/link; ln -sfn two {top}/a/link",
+    "what a pass has beside": "mkdir {top}/.zcluster-1; echo 1 > {top}/a/.zcluster-2",
     "names with newlines": "echo 1 > {top}/$(printf 'a\\nb')",
 }
 

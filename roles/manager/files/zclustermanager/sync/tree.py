@@ -416,8 +416,10 @@ class Scanner:
         return [path for path in listing if inside(path)]
 
     def _ours(self, path: str) -> bool:
-        return any(path == r or path.startswith(f"{r}/") for r in self.roots) and not excluded(
-            path, self.excludes
+        return (
+            any(path == r or path.startswith(f"{r}/") for r in self.roots)
+            and f"/{TEMPORARY_PREFIX}" not in path
+            and not excluded(path, self.excludes)
         )
 
     def _same_directory(self, path: str) -> bool:
