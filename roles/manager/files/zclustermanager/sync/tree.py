@@ -349,6 +349,9 @@ class Scanner:
             # Should this scan fail half-way: what it heard the watch will not say again.
             hints, self._hints = self._hints, Hints(everything=True)
             if not trust:
+                # A user may have another number by now.
+                _owner.cache_clear()
+                _group.cache_clear()
                 self._known = {p: replace(known, racy=True) for p, known in self._known.items()}
             listing, refreshed = self._listing, None
             if listing is not None and trust and not hints.everything:
