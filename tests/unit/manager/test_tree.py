@@ -209,7 +209,8 @@ def test_writers_that_never_stop_lose_nothing(root: Path, watcher: inotify.Watch
     def write(seed: int) -> None:
         chosen = random.Random(seed)
         while not over.is_set():
-            change(root, chosen)
+            with contextlib.suppress(OSError):  # the other one was faster
+                change(root, chosen)
 
     writers = [threading.Thread(target=write, args=(seed,)) for seed in range(2)]
     for writer in writers:
