@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +249,7 @@ def _write(
         disk.keep(version, entry)
     disk.record(version, replaced, [p for p in paths if p not in live])
     token = uuid.uuid4().hex
-    target = {p: Entry(**{**vars(e), "link": ""}) for p, e in (live | entries).items()}
+    target = {p: replace(e, link="") for p, e in (live | entries).items()}
     try:
         for path in paths:
             disk.make(target[path], contents, token)
