@@ -89,7 +89,8 @@ MANAGER = "/usr/sbin/zclustermanager"
 # Of its daemon, which looks for whoever asks; quicker than the start of a program.
 SOCKET = "/run/zcluster/manager.sock"
 # Seconds for the daemon's sign of life, and for its answer: a peer that is away takes up to six.
-ALIVE, LOOKING = 1.0, 8.0
+ALIVE = 1.0
+LOOKING = 8.0
 # 0 green, 1 orange, 2 red, 3 grey: all of them are answers.
 ANSWERS = (0, 1, 2, 3)
 
