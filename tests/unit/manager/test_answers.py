@@ -2,8 +2,11 @@
 # The daemon answers who asks by a look made for them; a dead, stopped or older one is no answer.
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -203,3 +206,37 @@ def test_the_pid_file_of_a_keepalived_that_was_killed_names_nobody(
     (tmp_path / "4711/cgroup").write_text("0::/system.slice/cron.service\n")
     assert keepalived.main_pid(file, tmp_path) == 0
     assert len(asked) == 1
+
+
+def test_keepalived_that_only_starts_is_not_sent_the_signal_that_would_end_it(
+    tmp_path: Path,
+) -> None:
+    """A process that has just begun, as the kernel shows it, and one that waits for signal 36."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/status").write_text(
+        "SigBlk:\t0000000000000000\nSigIgn:\t0000000000001000\nSigCgt:\t0000000000000000\n"
+    )
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2/status").write_text(
+        "SigBlk:\t4000000800014a03\nSigIgn:\tbffffff67ffab034\nSigCgt:\t0000000000000000\n"
+    )
+    assert not keepalived.listens(1, 36, tmp_path)
+    assert keepalived.listens(2, 36, tmp_path)
+    assert not keepalived.listens(2, 37, tmp_path)
+    assert not keepalived.listens(3, 36, tmp_path)
+
+
+def test_a_process_that_starts_is_waited_for_and_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For real: it blocks the signal a moment after it began, as keepalived does."""
+    late = "from time import sleep; sleep(0.5); from signal import *;"
+    late += "pthread_sigmask(SIG_BLOCK, [36]); sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", late])
+    try:
+        monkeypatch.setattr(keepalived, "main_pid", lambda: process.pid)
+        monkeypatch.setattr(keepalived, "signal_number", lambda: 36)
+        monkeypatch.setattr(keepalived.durable, "locked", lambda _: contextlib.nullcontext())
+        assert "does not answer" in keepalived.ask(timeout=2.0).why
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()

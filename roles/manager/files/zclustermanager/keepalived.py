@@ -8,6 +8,7 @@ import enum
 import functools
 import json
 import os
+import re
 import signal
 import time
 from dataclasses import dataclass
@@ -118,6 +119,19 @@ def signal_number() -> int:
     return int(outcome.out.strip()) if outcome.ok else int(signal.SIGRTMIN) + 2
 
 
+def listens(pid: int, number: int, proc: Path = Path("/proc")) -> bool:
+    """Whether a process waits for a signal, blocked (signalfd(2)) or caught (proc(5), SigBlk).
+
+    One that is just starting does neither yet, and the signal would end it.
+    """
+    try:
+        text = (proc / str(pid) / "status").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    masks = re.findall(r"^Sig(?:Blk|Cgt):\s*([0-9a-f]+)$", text, re.MULTILINE)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
 def ask(timeout: float = 2.0) -> Keepalived:
     """Ask the running keepalived for its state; at most `timeout` seconds."""
     pid = main_pid()
@@ -126,13 +140,19 @@ def ask(timeout: float = 2.0) -> Keepalived:
     # The unit has a private /tmp: only root and keepalived itself can write there.
     dump = Path(f"/proc/{pid}/root/tmp/keepalived.json")
     with durable.locked(RUNTIME_DIR / "keepalived-dump.lock"):
+        deadline = time.monotonic() + timeout
+        while not listens(pid, signal_number()):
+            if not os.path.exists(f"/proc/{pid}"):
+                return Keepalived(False, why="keepalived is not running")
+            if time.monotonic() > deadline:
+                return Keepalived(False, why="keepalived is starting")
+            time.sleep(0.01)
         with contextlib.suppress(FileNotFoundError):
             dump.unlink()
         try:
             os.kill(pid, signal_number())
         except ProcessLookupError:
             return Keepalived(False, why="keepalived is not running")
-        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             # keepalived does not write the file in one piece: parse until it is whole.
             with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
