@@ -305,34 +305,28 @@ def silent(lab: Lab, node: str, address: str) -> bool:
     return ", 0 received" in lab.exec(node, *ping, check=False).stdout
 
 
+def has_content(lab: Lab, node: str, file: str) -> bool:
+    """Whether a file of a node is there and not empty."""
+    return lab.exec(node, "test", "-s", file, check=False).returncode == 0
+
+
 def test_power_off_silences_all_links_at_once(bare: Lab) -> None:
     interfaces = [NODES["n1"].interface(network) for network in NETWORKS]
-    captures, senders = [], []
+    seen = {interface: f"/run/seen-{interface}" for interface in interfaces}
+    processes = []
     for network, interface in zip(NETWORKS, interfaces, strict=True):
-        target = bare.settings.address(network, 12)
-        source = bare.settings.address(network, 11)
-        command = (
-            "tcpdump",
-            "--immediate-mode",
-            "-ttnl",
-            "-i",
-            interface,
-            "icmp",
-            "and",
-            "src",
-            source,
-        )
-        captures.append(bare.start_process("n2", *command))
-        senders.append(bare.start_process("n1", "ping", "-q", "-i", "0.01", target))
+        source, target = (bare.settings.address(network, number) for number in (11, 12))
+        listen = f"exec tcpdump --immediate-mode -ttnl -i {interface} icmp and src {source}"
+        processes.append(bare.start_process("n2", "sh", "-c", f"{listen} > {seen[interface]}"))
+        processes.append(bare.start_process("n1", "ping", "-q", "-i", "0.01", target))
     try:
-        for process in captures:
-            assert process.stdout is not None
-            assert process.stdout.readline(), "each capture sees its link"
+        for file in seen.values():
+            eventually(f"{file} has a packet", lambda file=file: has_content(bare, "n2", file))
         moment = bare.power_off("n1")
     finally:
-        texts = [bare.stop_process(process) for process in captures]
-        for process in senders:
+        for process in processes:
             bare.stop_process(process)
+    texts = [bare.exec("n2", "cat", file).stdout for file in seen.values()]
     last = [float(text.strip().splitlines()[-1].split()[0]) for text in texts]
     assert bare.states()["n1"] != "running"
     # A packet every 10 ms, and a sender may have to wait for its turn.

@@ -53,25 +53,6 @@ def test_nodes_shows_both_nodes_as_they_are(cluster: Cluster) -> None:
     assert "master" in out
 
 
-def test_interfaces_are_those_a_cluster_can_be_built_on(cluster: Cluster) -> None:
-    lab = cluster.lab
-    for words in (
-        f"ip address add {lab.settings.address('front', 77)}/24 dev eth0 label eth0:1",
-        f"ip address add {lab.settings.address('front', 78)}/32 dev eth0",
-        "ip link add br0 type bridge",
-        "ip link set br0 up",
-        "ip address add 198.18.77.1/24 dev br0",
-    ):
-        lab.exec("n1", *words.split())
-    code, out = zcluster(cluster, "interfaces", "n1", "--output", "json")
-    assert code == 0
-    offered = json.loads(out)["reports"]["interfaces"]["n1"]
-    assert [(entry["interface"], entry["address"]) for entry in offered] == [
-        (name, lab.settings.address(network, 11))
-        for name, network in (("eth0", "front"), ("eth1", "back"), ("eth2", "link"))
-    ]
-
-
 def test_unreachable_node_is_grey_and_does_not_hide_the_other(cluster: Cluster) -> None:
     cluster.lab.power_off("n2")
     code, found = nodes(cluster)
