@@ -15,6 +15,7 @@ import pytest
 import yaml
 from faults import CONNECTIONS, HOLDER_WITHIN, clients
 from product import ROOT, Cluster, Run, eventually, run_tool, tool
+from test_nodes import zcluster as answer
 from traffic import Noticed
 from zcluster_lab import NODES
 
@@ -493,7 +494,7 @@ def test_history_says_who_acted_for_every_verb_and_what_came_of_it(
     cluster.lab.exec("n2", "systemctl", "start", "zcluster.service")
     cluster.wait_settled()
     words = ("history", "--last", "2000", "--output", "json")
-    said = json.loads(zcluster(cluster.inventory, *words).output)
+    said = json.loads(answer(cluster, *words)[1])
     acted = [(e["node"], e["event"], e["to"]) for e in said if "@" in e["who"]]
     verbs = ("create", "maintenance", "start", "switchover", "apply", "sync now", "sync pause")
     for verb in (*verbs, "sync resume"):

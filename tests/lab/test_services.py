@@ -15,9 +15,9 @@ from product import (
     Run,
     create_cluster,
     eventually,
-    run_tool,
     trace,
 )
+from test_nodes import zcluster
 from traffic import traffic
 from zcluster_lab import HTTP_PORT, Lab
 
@@ -111,10 +111,10 @@ def client_that_asks(cluster: Cluster, path: str) -> Iterator[list[str]]:
 
 def tool(cluster: Cluster, *words: str) -> tuple[int, dict[tuple[str, str], tuple[str, str]]]:
     """`zcluster VERB` as a user runs it: exit code, and (service, node) -> (state, why)."""
-    done = run_tool("zcluster", "-i", str(cluster.inventory), *words, "--output", "json")
-    said = json.loads(done.output)
+    code, out = zcluster(cluster, *words, "--output", "json")
+    said = json.loads(out)
     rows = said if isinstance(said, list) else said["reports"]["apply"]["n1"]["services"]
-    return done.returncode, {(r["service"], r["node"]): (r["state"], r["why"]) for r in rows}
+    return code, {(r["service"], r["node"]): (r["state"], r["why"]) for r in rows}
 
 
 def test_added_backend_serves_after_power_loss_first_request_included(cluster: Cluster) -> None:
