@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,9 @@ SSH_PREAMBLE = re.compile(
     r'host ".*?"\. Make sure this host can be reached over ssh): )?'
 )
 """What ansible-core's ssh plugin says before ssh's own words."""
+
+NO_ADDRESS = "UNKNOWN port 65535"
+"""What ssh calls a host that it reaches through a program (ProxyCommand)."""
 
 CONNECTION_WORDS: tuple[tuple[str, str], ...] = (
     (
@@ -79,16 +82,24 @@ def text_of(result: Mapping[str, Any]) -> str:
     return text or "it failed without a message"
 
 
-def connection_words(host: str, text: str) -> str:
-    """Return an SSH failure in words for people."""
+def connection_words(
+    host: str, text: str, address: Callable[[str], str] = lambda host: host
+) -> str:
+    """Return an SSH failure in words for people; ``address`` is asked if ssh does not name it."""
+    where = address(host) if NO_ADDRESS in text else ""
+    text = text.replace(NO_ADDRESS, where)
     flat = " ".join(text.split())
-    # ssh's last line is its reason; those before are about shared connections and the way there
+    # ssh's last line is its reason; those before are about shared connections and the way there,
+    # where a program that makes the connection says why it could not
     lines = [line.strip() for line in SSH_PREAMBLE.sub("", text.strip()).splitlines()]
-    detail = next((line for line in reversed(lines) if line), "")
+    lines = [line for line in reversed(lines) if line]
+    last = next(iter(lines), "")
     for sign, words in CONNECTION_WORDS:
         if sign in flat:
+            detail = next((line for line in lines if sign in line), last)
+            detail = detail if where in detail else f"{where}: {detail}"
             return words.format(host=host, detail=detail)
-    return detail or "it cannot be reached"
+    return last or "it cannot be reached"
 
 
 def diff_text(diff: object) -> str:
@@ -117,6 +128,8 @@ class Fold:
     """Collects the events of one run. Give it every event; then read what it has."""
 
     redactor: Redactor = field(default_factory=Redactor)
+    address: Callable[[str], str] = lambda host: host
+    """At which address a host is reached."""
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -209,7 +222,7 @@ class Fold:
         host = str(data.get("host") or "")
         result = data.get("res")
         text = text_of(result if isinstance(result, Mapping) else {})
-        event = self._event(EventKind.UNREACHABLE, data, connection_words(host, text))
+        event = self._event(EventKind.UNREACHABLE, data, connection_words(host, text, self.address))
         self.unreachable[host] = event.text
         return [event]
 

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from zcluster_runner import environment
 from zcluster_runner.errors import DriverError, InventoryError
 from zcluster_runner.events import Fold
 from zcluster_runner.interruption import Interruption, clear_away
+from zcluster_runner.inventory import hosts_in
 from zcluster_runner.private_data import private_data
 from zcluster_runner.result import Change, Event, EventKind, Failure, Outcome
 from zcluster_runner.runlog import RunLog
@@ -111,6 +113,22 @@ def write_inputs(directory: Path, spec: RunSpec) -> None:
         descriptor = os.open(directory / "env" / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             json.dump(content, stream)
+
+
+def addresses(spec: RunSpec, cwd: Path) -> Callable[[str], str]:
+    """Return who knows at which address a host is reached; the inventory is read once, if asked."""
+
+    @cache
+    def known() -> Mapping[str, str]:
+        try:
+            hosts = hosts_in(spec.inventory, os.environ, cwd).hosts
+        except DriverError:
+            return {}  # the host's name must do
+        found = {host.name: host.address for host in hosts if host.address}
+        new, place = spec.variables.get("zcluster_node"), spec.variables.get("zcluster_with")
+        return {**found, str(new): str(place)} if new and place else found
+
+    return lambda host: known().get(host, host)
 
 
 class _Listener:
@@ -227,7 +245,7 @@ def execute(
     check_inventory(spec)
     run_id, cwd = str(uuid.uuid4()), Path.cwd()
     redactor = Redactor((secrets or {}).values())
-    fold = Fold(redactor)
+    fold = Fold(redactor, address=addresses(spec, cwd))
     with (
         private_data(run_id) as directory,
         RunLog(spec.verb, redactor, os.environ) as log,

@@ -88,16 +88,20 @@ class Host:
     is_local: bool
     """It is this machine (connection: local)."""
     initial_master: str
+    address: str = ""
+    """Where Ansible reaches it; empty where that is its name, or a template."""
 
     @classmethod
     def of(cls, name: str, variables: Mapping[str, Any]) -> Host:
         """Read the variables of one host."""
+        address = str(variables.get("ansible_host") or "")
         return cls(
             name=name,
             cluster=str(variables.get("zcluster_name") or ""),
             ip=str(variables.get("zcluster_ip") or variables.get("ansible_host") or ""),
             is_local=variables.get("ansible_connection") in ("local", "ansible.builtin.local"),
             initial_master=str(variables.get("zcluster_initial_master") or ""),
+            address="" if "{{" in address else address,
         )
 
 

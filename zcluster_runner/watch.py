@@ -170,7 +170,7 @@ class Followed:
             return ""
         self._errors.seek(0)
         said = self._errors.read().decode("utf-8", "replace")
-        return connection_words(self.known.host, said)
+        return connection_words(self.known.host, said, lambda _: self._connection.host)
 
     def shown(self, now: float) -> NodeStatus:
         """Return the row, with its age if its successor is long in coming."""

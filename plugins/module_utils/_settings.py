@@ -27,7 +27,7 @@ LONGEST_DELAY = 3600
 METRICS_DIR = "/var/lib/prometheus/node-exporter"
 FAILBACK_DISABLED = "disabled"
 # What each host says for itself; everything else is said by both alike.
-PER_HOST = ("ip",)
+PER_HOST = ("address", "ip")
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def view(probes: t.Mapping[str, object], declared: _settings.Declared) -> View:
     seen: t.Dict[str, Observation] = {}
     unseen: t.Dict[str, Unseen] = {}
     for host in settings.hosts:
-        looked = look(probes.get(host))
+        looked = look(probes.get(host), str(declared[host].get("address") or host))
         if isinstance(looked, Observation):
             seen[host] = looked
         else:
@@ -131,7 +131,7 @@ def view(probes: t.Mapping[str, object], declared: _settings.Declared) -> View:
     return View(settings, seen, unseen, mistakes)
 
 
-def look(probe: object) -> t.Union[Observation, Unseen]:
+def look(probe: object, address: str = "") -> t.Union[Observation, Unseen]:
     """The observation in a task's result, or why there is none."""
     if not isinstance(probe, dict) or not probe:
         return Unseen(Obstacle.LEFT_OUT)
@@ -144,6 +144,8 @@ def look(probe: object) -> t.Union[Observation, Unseen]:
         for key in ("msg", "module_stderr", "module_stdout")
         if probe.get(key)
     )
+    # What ssh calls a host that it reaches through a program (ProxyCommand).
+    words = words.replace("UNKNOWN port 65535", address)
     return Unseen(obstacle(words), _first_words(words))
 
 

@@ -373,6 +373,18 @@ def node_is_off(pair: Any) -> None:
 
 
 @case(
+    "reachable", "lb2", "ansible_host", "to 198.18.10.12 timed", "The host cannot be reached over"
+)
+def node_behind_a_program_is_off(pair: Any) -> None:
+    for host, address in (("lb1", "198.18.10.11"), ("lb2", "198.18.10.12")):
+        pair.settings[host]["address"] = address
+    pair.refused["lb2"] = {
+        "unreachable": True,
+        "msg": "Failed to connect to the host via ssh: Connection to UNKNOWN port 65535 timed out",
+    }
+
+
+@case(
     "reachable",
     "lb2",
     "ansible_user",

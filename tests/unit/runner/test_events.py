@@ -163,6 +163,40 @@ def test_why_a_host_cannot_be_reached(said: str, words: str) -> None:
     assert connection_words("lb1", said).startswith(words)
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "Connection timed out during banner exchange\n"
+            "Connection to UNKNOWN port 65535 timed out",
+            "it does not answer: Connection to 192.0.2.1 timed out",
+        ),
+        (
+            "kex_exchange_identification: Connection closed by remote host\n"
+            "Connection closed by UNKNOWN port 65535",
+            "it closed the connection: Connection closed by 192.0.2.1",
+        ),
+        (
+            "channel 0: open failed: connect failed: No route to host\n"
+            "stdio forwarding failed\nConnection closed by UNKNOWN port 65535",
+            "there is no way to it: 192.0.2.1: channel 0: open failed: connect failed: "
+            "No route to host",
+        ),
+    ],
+)
+def test_behind_a_program_the_address_and_the_reason_are_told(said: str, words: str) -> None:
+    said = f"Failed to connect to the host via ssh: {said}"
+    assert connection_words("lb1", said, {"lb1": "192.0.2.1"}.__getitem__) == words
+
+
+def test_who_knows_the_addresses_is_asked_only_where_ssh_names_none() -> None:
+    def asked(host: str) -> str:
+        raise AssertionError(host)
+
+    said = "ssh: connect to host 192.0.2.1 port 22: No route to host"
+    assert connection_words("lb1", said, asked) == f"there is no way to it: {said}"
+
+
 def test_differences_of_structures_and_prepared_ones() -> None:
     assert "-  1" in diff_text({"before": [1], "after": [2]}).replace(" 1", "  1")
     assert diff_text({"prepared": "changed x\n"}) == "changed x\n"

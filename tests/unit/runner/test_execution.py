@@ -22,7 +22,7 @@ import pytest
 from zcluster_runner import execution, interruption
 from zcluster_runner.errors import InventoryError
 from zcluster_runner.events import Fold
-from zcluster_runner.execution import NO_HOSTS, POLL, RunSpec, execute, write_inputs
+from zcluster_runner.execution import NO_HOSTS, POLL, RunSpec, addresses, execute, write_inputs
 from zcluster_runner.result import Event, EventKind, Outcome
 from zcluster_runner.runlog import RunLog
 from zcluster_runner.secret import Redactor
@@ -202,6 +202,34 @@ def test_an_unreachable_host_is_told(toy: Toy, home: Path) -> None:
     assert run.outcome is Outcome.FAILED
     assert "nothing answers on its SSH port" in run.fold.unreachable["gone"]
     assert run.failures == ()
+
+
+def test_one_behind_a_program_is_told_with_its_address(toy: Toy, home: Path) -> None:
+    path = home / "hosts.yml"
+    path.write_text(
+        "all: {hosts: {gone: {zcluster_name: web, ansible_host: 192.0.2.7, "
+        "ansible_ssh_common_args: -o ProxyCommand=false}}}\n"
+    )
+    run = execute(toy("    - name: Look\n      ansible.builtin.ping:\n", inventory=(path,)))
+    words = run.fold.unreachable["gone"]
+    assert "192.0.2.7" in words
+    assert "UNKNOWN" not in words
+
+
+def test_the_address_of_a_new_machine_is_the_one_it_is_reached_at(toy: Toy, home: Path) -> None:
+    path = home / "hosts.yml"
+    path.write_text(
+        "all: {vars: {zcluster_name: web}, hosts: {lb1: {ansible_host: 192.0.2.1}, "
+        "lb2: {ansible_host: 192.0.2.2}, lb3: {}}}\n"
+    )
+    new = {"zcluster_node": "lb2", "zcluster_with": "192.0.2.9"}
+    at = addresses(toy("", inventory=(path,), variables=new), home)
+    assert [at(host) for host in ("lb1", "lb2", "lb3", "lb4")] == [
+        "192.0.2.1",
+        "192.0.2.9",
+        "lb3",
+        "lb4",
+    ]
 
 
 def test_check_mode_and_diff(toy: Toy, home: Path) -> None:

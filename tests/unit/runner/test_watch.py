@@ -138,6 +138,12 @@ def test_a_connection_that_ends_is_grey_with_sshs_reason_and_comes_back(
     )
 
 
+def test_ssh_through_a_program_is_told_with_the_address(tmp_path: Path) -> None:
+    script = "echo 'Connection to UNKNOWN port 65535 timed out' >&2"
+    row = rows(program(tmp_path, script), "does not answer")[-1]
+    assert row.message.endswith(f"Connection to {SAID['host']} timed out")
+
+
 def test_a_node_that_says_nothing_shows_the_age_then_is_grey(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
