@@ -14,10 +14,20 @@ from pathlib import Path
 import pytest
 import yaml
 from faults import CONNECTIONS, HOLDER_WITHIN, clients
-from product import ROOT, Cluster, Run, eventually, run_tool, tool
+from product import (
+    NODE_NAMES,
+    ROOT,
+    Cluster,
+    Run,
+    create_cluster,
+    eventually,
+    run_tool,
+    tool,
+    trace,
+)
 from test_nodes import zcluster as answer
 from traffic import Noticed
-from zcluster_lab import NODES
+from zcluster_lab import NODES, Lab
 
 pytestmark = pytest.mark.lab
 Play = Callable[..., Run]
@@ -240,7 +250,7 @@ def test_node_that_is_not_ready_serves_if_it_is_alone(cluster: Cluster) -> None:
     wait_for(cluster, "n2", role="master")
 
 
-def hold_lease(cluster: Cluster, node: str, seconds: int) -> None:
+def hold_lease(lab: Lab, node: str, seconds: int) -> None:
     """A run of somebody else's controller holds the lease on a node."""
     program = f"""
 import json, time
@@ -249,21 +259,34 @@ lease = {{"cluster": "lab", "verb": "update", "run": "elsewhere#1#1", "who": "al
          "taken": now, "renewed": now, "expires": now + {seconds}}}
 json.dump(lease, open("/run/zcluster.lease", "w"))
 """
-    cluster.lab.exec(node, "python3", "-c", program)
+    lab.exec(node, "python3", "-c", program)
 
 
 @pytest.mark.matrix
 def test_second_action_is_told_who_holds_the_lease(cluster: Cluster, play: Play) -> None:
-    hold_lease(cluster, "n2", seconds=3600)
+    hold_lease(cluster.lab, "n2", seconds=3600)
     for verb in ("maintenance", "create", "unset"):
         refused = planned(play, cluster, verb, "zcluster_node=n2")
         assert refused.returncode != 0
         assert "alice@ops runs 'update' on cluster lab" in refused.output
         # What it had of the lease is given back: it blocks nobody.
         cluster.lab.exec("n1", "test", "!", "-e", "/run/zcluster.lease")
-    hold_lease(cluster, "n2", seconds=0)
+    hold_lease(cluster.lab, "n2", seconds=0)
     ok(planned(play, cluster, "maintenance", "zcluster_node=n2"))
     cluster.lab.exec("n2", "test", "!", "-e", "/run/zcluster.lease")
+
+
+@pytest.mark.matrix
+def test_create_that_gets_no_lease_leaves_no_key(bare: Lab, inventory: Path) -> None:
+    before = [trace(bare, node) for node in NODE_NAMES]
+    hold_lease(bare, "n2", seconds=3600)
+    run = create_cluster(bare, inventory)
+    assert run.returncode != 0
+    assert "alice@ops runs 'update' on cluster lab" in " ".join(run.output.split())
+    assert [trace(bare, node) for node in NODE_NAMES] == before
+    # The lease that was refused is still the other run's.
+    assert "alice@ops" in bare.exec("n2", "cat", "/run/zcluster.lease").stdout
+    bare.exec("n1", "test", "!", "-e", "/run/zcluster.lease")
 
 
 def interrupt(
