@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from zclustermanager import conntrack, processes, zombies
-from zclustermanager.conntrack import Conntrackd, Link, StandbyCommits, Traffic
+from zclustermanager.conntrack import Commits, Conntrackd, Link, Traffic
 from zclustermanager.zombies import Flow
 
 LISTED = """\
@@ -59,13 +59,14 @@ def done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     return given
 
 
-def standby(roles: list[bool], *, complete: bool = True) -> StandbyCommits:
+def standby(roles: list[bool], *, complete: bool = True) -> Commits:
     """One that tracks far too much; whether it stands by, at each time it is asked."""
-    commits = StandbyCommits(
+    commits = Commits(
         VIPS,
         standing_by=lambda: roles.pop(0),
         tracked=lambda: 5000,
         complete=lambda _: complete,
+        share=lambda: None,
     )
     commits._weed_at = 0.0
     return commits
@@ -103,6 +104,26 @@ def test_node_promoted_before_it_weeds_keeps_its_connections(done: list[list[str
 def test_standby_that_has_not_been_told_all_keeps_its_connections(done: list[list[str]]) -> None:
     standby([True, True, True], complete=False).once()
     assert not any(command[0] == "delete" for command in done)
+
+
+def test_new_master_brings_in_what_its_peer_tells_late_and_passes_it_on(
+    done: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conntrack, "STRAGGLERS", (0.0, 0.0, 0.0))
+    late = [0, 2, 0]
+    monkeypatch.setattr(conntrack, "entries", lambda _: late.pop(0))
+    commits = standby([False, False, False])
+    commits._share = lambda: done.append(["share", "all"])
+    commits.collect()
+    assert words(done) == ["conntrackd -c", "conntrackd external", "share all"]
+
+
+def test_new_master_that_stands_by_again_brings_in_nothing(
+    done: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conntrack, "STRAGGLERS", (0.0,))
+    standby([True]).collect()
+    assert done == []
 
 
 def test_deletion_names_the_connection_as_the_kernel_wants_it() -> None:

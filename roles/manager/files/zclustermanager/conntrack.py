@@ -27,12 +27,16 @@ PROMOTE = "/usr/lib/zcluster/promote"
 # The backup commits what it heard now and then, so that the last commit at a takeover is short; it
 # spends at most this part of its time on it.
 COMMIT_EVERY, COMMIT_SHARE = 1.0, 0.3
+# Seconds after a promotion at which a new master brings in what the old one, which may live, had
+# still passed and told meanwhile: without it nothing more of such a connection would get through.
+STRAGGLERS = (0.05, 0.2, 0.5, 1.0)
 # A standby's kernel is weeded (zombies.py): seconds on standby before the first time, and between
 # two; what it spends at most of its time on that.
 WEED_FIRST, WEED_EVERY, WEED_SHARE = 60.0, 3.0, 0.2
 # Seconds after which a standby that died holds nothing back any more (nft(8), timeout), and after
 # which one that lives says so again.
 HOLD, HOLD_AGAIN = 10, 4.0
+HELD = {"inet zcluster hold": "udp", "inet zcluster hold_ended": "tcp"}
 # What the guard against resets needs of the kernel (sysctl.conf.j2), below /proc/sys.
 KERNEL = {
     "net/netfilter/nf_conntrack_tcp_loose": "0",
@@ -150,22 +154,27 @@ def instance() -> str:
 
 
 def hold() -> processes.Outcome:
-    """On a standby: what is new and not TCP waits at a takeover until the last commit is done.
+    """On a standby: what its kernel may take for another waits, until a takeover's last commit.
 
-    The set is read by the node's own table (zcluster.nft), and emptied by keepalived's `promote`.
+    The sets are read by the node's own table (zcluster.nft), and emptied by keepalived's `promote`.
     """
-    held = "inet zcluster hold"
-    words = f"flush set {held}\nadd element {held} {{ udp timeout {HOLD}s }}\n"
+    words = "".join(
+        f"flush set {held}\nadd element {held} {{ {protocol} timeout {HOLD}s }}\n"
+        for held, protocol in HELD.items()
+    )
     return processes.run(["nft", "-f", "-"], given=words)
 
 
 def release() -> processes.Outcome:
     """On a master, once its last commit is done: nothing waits any more."""
-    return processes.run(["nft", "flush", "set", "inet", "zcluster", "hold"])
+    return processes.run(["nft", "; ".join(f"flush set {held}" for held in HELD)])
 
 
-class StandbyCommits(threading.Thread):
-    """Commits on the backup, again and again, so that a takeover finds almost nothing to do."""
+class Commits(threading.Thread):
+    """Commits on the backup, again and again, so that a takeover finds almost nothing to do.
+
+    And a few times on a node that was promoted just now (share: what it then tells its peer).
+    """
 
     def __init__(
         self,
@@ -174,12 +183,15 @@ class StandbyCommits(threading.Thread):
         standing_by: Callable[[], bool],
         tracked: Callable[[], int],
         complete: Callable[[int], bool],
+        share: Callable[[], None],
     ) -> None:
         super().__init__(name="commits", daemon=True)
         self._vips = vips
         self._standing_by = standing_by
         self._tracked = tracked
         self._complete = complete
+        self._share = share
+        self._promoted = threading.Event()
         self._weed_at = time.monotonic() + WEED_FIRST
         self._held_at: float | None = None
 
@@ -187,12 +199,34 @@ class StandbyCommits(threading.Thread):
         """Until the daemon ends."""
         pause = COMMIT_EVERY
         while True:
-            time.sleep(pause)
+            promoted = self._promoted.wait(pause)
+            self._promoted.clear()
             try:
+                if promoted:
+                    self.collect()
                 pause = self.once()
             except OSError as error:
                 journal.record("conntrackd-failed", arguments="-c", why=str(error))
                 pause = COMMIT_EVERY
+
+    def promoted(self) -> None:
+        """This node has become master, and has done its last commit."""
+        self._promoted.set()
+
+    def collect(self) -> None:
+        """On a new master: what its peer has told since the last commit, and only that."""
+        began, found = time.monotonic(), False
+        for moment in STRAGGLERS:
+            time.sleep(max(0.0, began + moment - time.monotonic()))
+            with durable.locked(COMMIT_LOCK):
+                if self._standing_by():
+                    return
+                if entries("external"):
+                    command("-c", timeout=10.0)
+                    command("-f", "external")
+                    found = True
+        if found:
+            self._share()
 
     def once(self) -> float:
         """One commit, if this node stands by; seconds until the next."""

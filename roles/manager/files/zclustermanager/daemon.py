@@ -100,11 +100,12 @@ class Daemon:
         self.readiness = readiness.Watch(cluster, self.prober.blind, lambda: self.linked)
         self._peer_seen_at = time.monotonic()
         self._peer_away = False
-        self.commits = conntrack.StandbyCommits(
+        self.commits = conntrack.Commits(
             [vip.address for vip in cluster.vips],
             standing_by=lambda: self.applied is Role.BACKUP and not addresses.held(cluster),
             tracked=lambda: prober.number(prober.COUNT),
             complete=self.readiness.complete,
+            share=self._tell_connections,
         )
         self._effects: dict[Action, Callable[[], None]] = {
             Action.OPEN_TERM: self._open_term,
@@ -132,7 +133,11 @@ class Daemon:
             # keepalived has started it, too: the one that comes second has nothing left to do, and
             # what is committed after the bulk would never be sent.
             processes.bounded([conntrack.PROMOTE], 15.0)
+            self.commits.promoted()
         conntrack.release()
+        self._tell_connections()
+
+    def _tell_connections(self) -> None:
         # What the kernel has, for a daemon that started late; then all of it for the peer.
         self._conntrackd("-R")
         self._conntrackd("-B")
