@@ -382,7 +382,7 @@ def test_configure_changes_the_running_cluster_and_its_inventory(
     cluster: Cluster, play: Play, tmp_path: Path
 ) -> None:
     mine = declare(cluster, tmp_path)
-    old_vip = cluster.lab.vips()["front_proxy"]
+    old_vip = cluster.lab.vips()["back6"]  # the clients here use none of IPv6
     new_vip = f"{cluster.lab.settings.address('front', 77)}/24"
     before = roles_changed(cluster)
     with clients(cluster.lab) as noticed:
@@ -667,8 +667,14 @@ def test_cluster_that_could_not_become_green_is_not_configured(
         cluster.lab.exec(node, "test", "!", "-e", "/run/zcluster.lease")
 
 
-UNASKED = "table inet unasked {{ chain output {{ type filter hook output priority 0; \
-ip daddr {address} tcp dport 22 drop; }} }}"
+UNASKED = """\
+table inet unasked {{
+    chain output {{
+        type filter hook output priority 0
+        ip daddr {address} tcp dport 22 drop
+    }}
+}}
+"""
 
 
 @pytest.mark.matrix

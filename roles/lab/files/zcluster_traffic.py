@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -132,7 +133,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Broken:
-    """A long-lived connection that ended although nobody had closed it, and when (wall clock)."""
+    """A connection that ended although nobody had closed it, or never was; wall clock."""
 
     at: float
     port: int
@@ -159,6 +160,7 @@ class Report:
     tcp_broken: list[Broken] = field(default_factory=list)
     short_opened: int = 0
     short_failed: int = 0
+    short_broken: list[Broken] = field(default_factory=list)
     short_longest_gap_ms: float = 0.0
     http_ok: int = 0
     http_failed: int = 0
@@ -377,9 +379,14 @@ def local_address(plan: Plan) -> tuple[int, str]:
         return family, str(probe.getsockname()[0])
 
 
-async def one_short(plan: Plan, family: int, port: int) -> bool:
+class PortBusyError(Exception):
+    """The client's own kernel has not let go of the port: nothing was sent."""
+
+
+async def one_short(plan: Plan, family: int, port: int) -> Broken | None:
     """Connect, echo, close; with a reset when the port will be used again at once."""
     loop = asyncio.get_running_loop()
+    began, step = time.time(), "connect"
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         try:
@@ -388,10 +395,16 @@ async def one_short(plan: Plan, family: int, port: int) -> bool:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 sock.bind(("", port))
             await asyncio.wait_for(loop.sock_connect(sock, (plan.vip, plan.port)), 3)
+            step = "echo"
             await loop.sock_sendall(sock, b"ping")
-            return bool(await asyncio.wait_for(loop.sock_recv(sock, 16), 3) == b"ping")
-        except (OSError, TimeoutError):
-            return False
+            if await asyncio.wait_for(loop.sock_recv(sock, 16), 3) == b"ping":
+                return None
+            why = "closed"
+        except (OSError, TimeoutError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+                raise PortBusyError from error
+            why = repr(error)
+        return Broken(round(began, 3), sock.getsockname()[1], f"{step}: {why}")
 
 
 async def short_stream(plan: Plan, report: Report, stop: asyncio.Event) -> None:
@@ -402,11 +415,13 @@ async def short_stream(plan: Plan, report: Report, stop: asyncio.Event) -> None:
     successes = Successes()
 
     async def count(port: int) -> None:
-        if await one_short(plan, family, port):
-            report.short_opened += 1
-            successes.note()
-        else:
-            report.short_failed += 1
+        with contextlib.suppress(PortBusyError):
+            if broken := await one_short(plan, family, port):
+                report.short_failed += 1
+                report.short_broken.append(broken)
+            else:
+                report.short_opened += 1
+                successes.note()
         if plan.reuse_ports:
             ports.append(port)
 
