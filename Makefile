@@ -85,7 +85,7 @@ types: $(STAMP) ## Types, strictly
 
 .PHONY: unit
 unit: $(STAMP) ## Unit tests
-	$(PYTEST) $(PYTEST_ARGS) tests/unit
+	$(PYTEST) -n auto $(PYTEST_ARGS) tests/unit
 
 .PHONY: test-machine
 test-machine: $(STAMP) ## Synchronization's state machine with new random examples (EXAMPLES=2000)
@@ -141,6 +141,10 @@ bench-failover: lab-up ## What a failover costs, beside keepalived by hand (BENC
 bench-sync: $(STAMP) ## What a change costs, beside lsyncd, rsync loops and unison (BENCH_ROUNDS=3)
 	$(SUDO) env "PATH=$$PATH" python bench/sync.py run --single $(or $(BENCH_ROUNDS),3)
 	python bench/sync.py report
+
+.PHONY: test-create
+test-create: lab-up ## All tests of create, those that `make test` leaves out too
+	$(SUDO) env "PATH=$$PATH" $(PYTEST) $(PYTEST_ARGS) -m lab tests/lab/test_create.py tests/lab/test_demo.py
 
 .PHONY: test-planned
 test-planned: lab-up ## All planned actions under live traffic, those that `make test` leaves out too

@@ -211,13 +211,18 @@ def restore_or_make(lab: Lab, inventory: Path, kind: str, make: Callable[[], Non
         lab.restore(name)
     else:
         make()
-        wait_settled(lab)
-        for old in lab.snapshots():
-            if old.startswith(f"{kind}-"):
-                lab.forget(old)
-        lab.snapshot(name)
+        keep(lab, inventory, kind)
     wait_settled(lab)
     make_first_master(lab)
+
+
+def keep(lab: Lab, inventory: Path, kind: str) -> None:
+    """Keep the nodes as they are, for the tests that begin with a cluster of this kind."""
+    wait_settled(lab)
+    for old in lab.snapshots():
+        if old.startswith(f"{kind}-"):
+            lab.forget(old)
+    lab.snapshot(f"{kind}-{content_id(lab, inventory)}")
 
 
 def make_first_master(lab: Lab) -> None:
