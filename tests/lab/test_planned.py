@@ -290,9 +290,12 @@ def test_create_that_gets_no_lease_leaves_no_key(bare: Lab, inventory: Path) -> 
 
 
 def interrupt(
-    inventory: Path, verb: str, *variables: str, at: str, act: Callable[[int], object]
+    inventory: Path, verb: str, *variables: str, at: str, act: Callable[[int], object], nth: int = 1
 ) -> Run:
-    """Run the playbook of a verb; when it begins a task or a handler, act with its pid."""
+    """Run the playbook of a verb; when it begins a task or a handler, act with its pid.
+
+    A task that is skipped is begun, too: nth says which time is meant.
+    """
     words = [w for variable in variables for w in ("-e", variable)]
     with subprocess.Popen(
         [tool("ansible-playbook"), "-i", str(inventory), f"zcluster.ha.{verb}", *words],
@@ -305,23 +308,25 @@ def interrupt(
         start_new_session=True,
     ) as process:
         assert process.stdout is not None
-        said, reached = "", False
+        said, begun = "", 0
         for line in process.stdout:
             said += line
-            if (
-                not reached
-                and line.startswith(("TASK [", "RUNNING HANDLER ["))
-                and f"{at}]" in line
-            ):
-                reached = True
-                act(process.pid)
-    assert reached, f"{verb} never came to {at!r}: {said}"
+            if line.startswith(("TASK [", "RUNNING HANDLER [")) and f"{at}]" in line:
+                begun += 1
+                if begun == nth:
+                    act(process.pid)
+    assert begun >= nth, f"{verb} never came to {at!r}: {said}"
     return Run(process.returncode, said)
 
 
-def kill_run(inventory: Path, verb: str, *variables: str, at: str) -> None:
+def kill_run(inventory: Path, verb: str, *variables: str, at: str, nth: int = 1) -> None:
     """Kill a run, all of it, when it begins a task."""
-    interrupt(inventory, verb, *variables, at=at, act=lambda pid: os.killpg(pid, signal.SIGKILL))
+    interrupt(
+        *(inventory, verb, *variables),
+        at=at,
+        act=lambda pid: os.killpg(pid, signal.SIGKILL),
+        nth=nth,
+    )
 
 
 @pytest.mark.matrix

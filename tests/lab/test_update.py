@@ -208,7 +208,7 @@ def test_update_killed_on_the_second_node_still_goes_back_when_it_was_asked_to(
         kill_run(cluster.inventory, "update", "zcluster_update_back=true", at="Renew the lease")
         assert keepalived(cluster, "n2").endswith(".zcl1")
         # Of the backup there is nothing more to do: it comes to the other at once.
-        kill_run(cluster.inventory, "update", at="Update the packages")
+        kill_run(cluster.inventory, "update", at="Update the packages", nth=2)
         assert cluster.status("n1")["role"] == "maintenance"
         code, said = update(cluster, "--back")
         assert code == 0, said
