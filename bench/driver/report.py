@@ -25,7 +25,7 @@ machine, the lab's, whose few cores all nodes share: compare ratios, not seconds
 ABOUT_CREATE = """\
 One module with many probes (`parts_info`) sees at once what is on a node: packages, units,
 addresses. Steps that would find nothing to do are left out, those that install, enable and start;
-what stays is what must be looked at each time. *Before*: the same cluster, with a task for each.
+what stays is what must be looked at each time.
 """
 
 
@@ -112,7 +112,7 @@ def page(found: Mapping[str, Any]) -> str:
         lines += ["", f"Load of the machine before: {pair['load']:g}."]
     if create := found.get("create"):
         lines += ["", "## A create that has nothing to do", ""]
-        for name, words in (("before", "Before"), ("now", "Now")):
+        for name, words in (("before", "Before, with an older collection"), ("now", "Now")):
             if name in create:
                 lines.append(
                     f"- {words}: {median(create[name]['seconds']):.1f} s (median of "
