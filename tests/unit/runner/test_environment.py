@@ -50,8 +50,9 @@ def test_the_users_ansible_cfg_goes_before_our_comfort(tmp_path: Path) -> None:
     assert made["ANSIBLE_PIPELINING"] == "True"
 
 
-def test_the_users_environment_goes_before_our_comfort() -> None:
-    assert build({"ANSIBLE_TIMEOUT": "42"})["ANSIBLE_TIMEOUT"] == "42"
+@pytest.mark.parametrize("name", sorted({comfort.variable for comfort in environment.COMFORT}))
+def test_the_users_environment_goes_before_our_comfort(name: str) -> None:
+    assert build({name: "7"})[name] == "7"
 
 
 def test_an_ansible_cfg_anybody_can_write_is_not_read(tmp_path: Path) -> None:
