@@ -85,7 +85,7 @@ types: $(STAMP) ## Types, strictly
 
 .PHONY: unit
 unit: $(STAMP) ## Unit tests
-	$(PYTEST) -n auto $(PYTEST_ARGS) tests/unit
+	$(PYTEST) $(PYTEST_ARGS) tests/unit
 
 .PHONY: test-machine
 test-machine: $(STAMP) ## Synchronization's state machine with new random examples (EXAMPLES=2000)
