@@ -59,11 +59,12 @@ def done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     return given
 
 
-def standby(roles: list[bool], *, complete: bool = True) -> Commits:
+def standby(roles: list[bool], *, complete: bool = True, serving: bool = False) -> Commits:
     """One that tracks far too much; whether it stands by, at each time it is asked."""
     commits = Commits(
         VIPS,
         standing_by=lambda: roles.pop(0),
+        serving=lambda: serving,
         tracked=lambda: 5000,
         complete=lambda _: complete,
         share=lambda: None,
@@ -112,17 +113,18 @@ def test_new_master_brings_in_what_its_peer_tells_late_and_passes_it_on(
     monkeypatch.setattr(conntrack, "STRAGGLERS", (0.0, 0.0, 0.0))
     late = [0, 2, 0]
     monkeypatch.setattr(conntrack, "entries", lambda _: late.pop(0))
-    commits = standby([False, False, False])
+    commits = standby([], serving=True)
     commits._share = lambda: done.append(["share", "all"])
     commits.collect()
     assert words(done) == ["conntrackd -c", "conntrackd external", "share all"]
+    assert commits._weed_at > 0
 
 
 def test_new_master_that_stands_by_again_brings_in_nothing(
     done: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conntrack, "STRAGGLERS", (0.0,))
-    standby([True]).collect()
+    standby([]).collect()
     assert done == []
 
 

@@ -29,7 +29,8 @@ PROMOTE = "/usr/lib/zcluster/promote"
 COMMIT_EVERY, COMMIT_SHARE = 1.0, 0.3
 # Seconds after a promotion at which a new master brings in what the old one, which may live, had
 # still passed and told meanwhile: without it nothing more of such a connection would get through.
-STRAGGLERS = (0.05, 0.2, 0.5, 1.0)
+# Soon, for a commit puts back what has changed here since the peer told it.
+STRAGGLERS = (0.03, 0.07, 0.12, 0.2)
 # A standby's kernel is weeded (zombies.py): seconds on standby before the first time, and between
 # two; what it spends at most of its time on that.
 WEED_FIRST, WEED_EVERY, WEED_SHARE = 60.0, 3.0, 0.2
@@ -181,6 +182,7 @@ class Commits(threading.Thread):
         vips: Sequence[str],
         *,
         standing_by: Callable[[], bool],
+        serving: Callable[[], bool],
         tracked: Callable[[], int],
         complete: Callable[[int], bool],
         share: Callable[[], None],
@@ -188,6 +190,7 @@ class Commits(threading.Thread):
         super().__init__(name="commits", daemon=True)
         self._vips = vips
         self._standing_by = standing_by
+        self._serving = serving
         self._tracked = tracked
         self._complete = complete
         self._share = share
@@ -200,9 +203,9 @@ class Commits(threading.Thread):
         pause = COMMIT_EVERY
         while True:
             promoted = self._promoted.wait(pause)
-            self._promoted.clear()
             try:
                 if promoted:
+                    self._promoted.clear()
                     self.collect()
                 pause = self.once()
             except OSError as error:
@@ -216,16 +219,18 @@ class Commits(threading.Thread):
     def collect(self) -> None:
         """On a new master: what its peer has told since the last commit, and only that."""
         began, found = time.monotonic(), False
+        # Should this node stand by again in a moment, it is as one that has not done so before.
+        self._weed_at, self._held_at = began + WEED_FIRST, None
         for moment in STRAGGLERS:
             time.sleep(max(0.0, began + moment - time.monotonic()))
             with durable.locked(COMMIT_LOCK):
-                if self._standing_by():
+                if not self._serving():
                     return
                 if entries("external"):
                     command("-c", timeout=10.0)
                     command("-f", "external")
                     found = True
-        if found:
+        if found and self._serving():
             self._share()
 
     def once(self) -> float:

@@ -28,6 +28,7 @@ from . import (
     asking,
     cause,
     conntrack,
+    durable,
     fence,
     journal,
     keepalived,
@@ -104,8 +105,9 @@ class Daemon:
             [vip.address for vip in cluster.vips],
             standing_by=lambda: self.applied is Role.BACKUP and not addresses.held(cluster),
             tracked=lambda: prober.number(prober.COUNT),
+            serving=lambda: bool(addresses.held(cluster)),
             complete=self.readiness.complete,
-            share=self._tell_connections,
+            share=lambda: self._conntrackd("-B"),
         )
         self._effects: dict[Action, Callable[[], None]] = {
             Action.OPEN_TERM: self._open_term,
@@ -135,19 +137,18 @@ class Daemon:
             processes.bounded([conntrack.PROMOTE], 15.0)
             self.commits.promoted()
         conntrack.release()
-        self._tell_connections()
-
-    def _tell_connections(self) -> None:
         # What the kernel has, for a daemon that started late; then all of it for the peer.
         self._conntrackd("-R")
         self._conntrackd("-B")
 
     def _request_connections(self) -> None:
-        if self.applied is Role.MASTER:
-            # What conntrackd heard when it was started on a master is of that time, and would be
-            # committed over what this node tracks.
-            self._conntrackd("-f", "external")
-        self._conntrackd("-n")
+        # Not in the middle of a commit, which would have the flush ignored, or followed by another.
+        with durable.locked(conntrack.COMMIT_LOCK, patience=5.0):
+            if self.applied is Role.MASTER:
+                # What conntrackd heard when it was started on a master is of that time, and would
+                # be committed over what this node tracks.
+                self._conntrackd("-f", "external")
+            self._conntrackd("-n")
 
     def converge(self) -> None:
         """Apply the role that the kernel shows this node to have."""
