@@ -585,6 +585,18 @@ def table(rows: Sequence[dict[str, Any]], failed: int) -> str:
         "TCP connections through NAT to four backends that answer at the end, median (least).",
         f"Read the ratios: the machine is shared. {failed} measurements failed and are left out.",
         "",
+    ]
+    if measured:
+        lines += outage_table(rows, measured)
+    else:
+        lines += ["Outages have not been measured with this version.", ""]
+    lines += http_table(rows)
+    return "\n".join(lines)
+
+
+def outage_table(rows: Sequence[dict[str, Any]], measured: dict[str, list[float]]) -> list[str]:
+    """Outages, what survived them, false takeovers, and the aims."""
+    lines = [
         "![Outages](failover.svg)",
         "",
         "| system | runs | least | 25 % | median | 75 % | most | alive of 200 | alive of 10,000 |"
@@ -598,9 +610,7 @@ def table(rows: Sequence[dict[str, Any]], failed: int) -> str:
             f"| {SYSTEMS[name].label} | {len(values)} | {five} | {survived}"
             f" | {false_of(rows, name)} |"
         )
-    lines += ["", *(f"- {word}" for word in verdicts(measured, rows)), ""]
-    lines += http_table(rows)
-    return "\n".join(lines)
+    return [*lines, "", *(f"- {word}" for word in verdicts(measured, rows)), ""]
 
 
 def http_table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -675,12 +685,13 @@ def report(_: argparse.Namespace) -> None:
     found = [row for row in load() if "content" in row]
     content = found[-1]["content"] if found else ""
     rows = of_version(found, content)
-    if not outages(rows):
+    if not rows:
         raise SystemExit(f"{RESULTS}: nothing was measured yet")
     text = table(rows, sum(row["content"] == content for row in found) - len(rows))
     DOCS.mkdir(exist_ok=True)
     (DOCS / "failover.md").write_text(text, encoding="utf-8")
-    (DOCS / "failover.svg").write_text(plot(rows), encoding="utf-8")
+    if outages(rows):
+        (DOCS / "failover.svg").write_text(plot(rows), encoding="utf-8")
     print(text)
 
 
