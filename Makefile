@@ -143,8 +143,8 @@ bench-sync: $(STAMP) ## What a change costs, beside lsyncd, rsync loops and unis
 	python bench/sync.py report
 
 .PHONY: test-create
-test-create: lab-up ## All tests of create, those that `make test` leaves out too
-	$(SUDO) env "PATH=$$PATH" $(PYTEST) $(PYTEST_ARGS) -m lab tests/lab/test_create.py tests/lab/test_demo.py
+test-create: lab-up ## All tests of create, those that `make test` leaves out too (SEED=n: killed elsewhere)
+	$(SUDO) env "PATH=$$PATH" "SEED=$(SEED)" $(PYTEST) $(PYTEST_ARGS) -m lab tests/lab/test_create.py tests/lab/test_demo.py
 
 .PHONY: test-planned
 test-planned: lab-up ## All planned actions under live traffic, those that `make test` leaves out too

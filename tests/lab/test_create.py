@@ -35,6 +35,9 @@ from zcluster_lab import Lab
 
 pytestmark = pytest.mark.lab
 
+# Where a create is killed: the same place each time, any other on demand.
+SEED = os.environ.get("SEED") or "half-way"
+
 
 def settings(lab: Lab, node: str) -> dict[str, object]:
     """The cluster's settings as a node has them."""
@@ -295,37 +298,43 @@ def test_failed_rerun_restores_the_settings_and_never_dismantles_the_cluster(
     assert noticed.udp_lost == 0
 
 
-def killed_create(lab: Lab, inventory: Path, after: int, *arguments: str) -> str:
-    """Begin a create and kill it, and all that it started here, in the task of this number."""
-    secret = json.dumps({"zcluster_root_password": lab.settings.root_password})
-    run = subprocess.Popen(
-        [
-            tool("ansible-playbook"),
-            *("-i", str(inventory), "zcluster.ha.create", "-e", secret, *arguments),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    assert run.stdout is not None
+# A create has more tasks than that; the first ones only find the way in.
+KILLED_IN = (20, 140)
+
+
+def killed_create(lab: Lab, inventory: Path, seed: str, *arguments: str) -> str:
+    """Begin a create and kill it, and all that it started here, somewhere; where that was."""
+    chance = random.Random(seed)
+    left, moment = chance.randint(*KILLED_IN), chance.uniform(0, 1)
     task = ""
-    for line in run.stdout:
-        if line.startswith("TASK ["):
-            task, after = line.strip(" *\n"), after - 1
-            if not after:
-                time.sleep(random.uniform(0, 1))  # somewhere in it
-                break
-    os.killpg(run.pid, signal.SIGKILL)
-    run.communicate()
+    with secret_vars(zcluster_root_password=lab.settings.root_password) as secret:
+        words = [tool("ansible-playbook"), "-i", str(inventory), "zcluster.ha.create", *secret]
+        run = subprocess.Popen(
+            [*words, *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        assert run.stdout is not None
+        for line in run.stdout:
+            if line.startswith("TASK ["):
+                task, left = line.strip(" *\n"), left - 1
+                if not left:
+                    time.sleep(moment)  # somewhere in the task, or in the next
+                    break
+        os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+    where = f"seed {seed}: killed {moment:.2f} s after the begin of {task}"
+    assert not left, f"it ended before it could be killed, {left} tasks too soon, after {task}"
     modules = ("pgrep", "-f", "AnsiballZ")
     eventually(
         "what was under way has ended by itself",
         lambda: all(lab.exec(node, *modules, check=False).returncode for node in NODE_NAMES),
     )
-    return f"killed in task {task!r}"
+    return where
 
 
 def test_create_killed_half_way_and_run_again_converges_and_keeps_what_the_backup_had(
@@ -337,15 +346,14 @@ def test_create_killed_half_way_and_run_again_converges_and_keeps_what_the_backu
     assert "/etc/haproxy/haproxy.cfg" in run.output
     assert "zcluster" not in bare.exec("n2", "ls", "/etc").stdout.split()
     yes = ("-e", '{"zcluster_replace_backup": true}')
-    where = killed_create(bare, inventory, int(os.environ.get("KILL_AT") or 90), *yes)
-    print(where)
+    where = killed_create(bare, inventory, SEED, *yes)
     run = create_cluster(bare, inventory, *yes)
-    assert run.returncode == 0, where + run.output
+    assert run.returncode == 0, f"{where}\n{run.output}"
     wait_settled(bare)
     kept = bare.exec("n2", "sh", "-c", "cat /var/lib/zcluster/versions/*/etc/haproxy/haproxy.cfg")
-    assert "# mine" in kept.stdout
+    assert "# mine" in kept.stdout, where
     run = create_cluster(bare, inventory, *yes)
-    assert run.changed() == 0, where + run.output
+    assert run.changed() == 0, f"{where}\n{run.output}"
 
 
 @pytest.mark.matrix
@@ -353,11 +361,9 @@ def test_create_killed_half_way_and_run_again_converges_and_keeps_what_the_backu
 def test_create_killed_anywhere_and_run_again_converges(
     bare: Lab, inventory: Path, attempt: int
 ) -> None:
-    seed = f"{os.environ.get('SEED') or 'zcluster'}-{attempt}"
-    random.seed(seed)
-    where = killed_create(bare, inventory, random.randint(20, 150))
+    where = killed_create(bare, inventory, f"{SEED}-{attempt}")
     run = create_cluster(bare, inventory)
-    assert run.returncode == 0, f"seed {seed}: {where}\n{run.output}"
+    assert run.returncode == 0, f"{where}\n{run.output}"
     wait_settled(bare)
     assert create_cluster(bare, inventory).changed() == 0, where
 
