@@ -576,6 +576,8 @@ def table(rows: Sequence[dict[str, Any]], failed: int) -> str:
     """docs/failover.md."""
     measured = outages(rows)
     lines = [
+        "<!-- SPDX-License-Identifier: GPL-3.0-or-later -->",
+        '<!-- Written by "bench/failover.py report" from what was measured; see there. -->',
         "# What clients notice when the master loses power",
         "",
         f"Measured by `make bench-failover` with one version of zcluster, {days(rows)}, on the lab",
@@ -652,6 +654,7 @@ def plot(rows: Sequence[dict[str, Any]]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 30}" height="{height}"'
         ' font-family="sans-serif" font-size="13">',
+        "<!-- SPDX-License-Identifier: GPL-3.0-or-later -->",
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     bottom = top + step * len(measured)

@@ -603,6 +603,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """docs/sync.md."""
     loads = [row["load"] for row in rows]
     lines = [
+        "<!-- SPDX-License-Identifier: GPL-3.0-or-later -->",
+        '<!-- Written by "bench/sync.py report" from what was measured; see there. -->',
         "# How fast a change is on the other node, and what that costs",
         "",
         "Measured by `make bench-sync` in one run, on a lab of its own (two systemd containers on",
@@ -674,6 +676,7 @@ def plot(rows: Sequence[dict[str, Any]]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 30}"'
         f' height="{bottom + 44}" font-family="sans-serif" font-size="12">',
+        "<!-- SPDX-License-Identifier: GPL-3.0-or-later -->",
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     for tick in (10, 100, 1000, 10_000, 100_000):
