@@ -145,7 +145,7 @@ def test_ten_thousand_connections_survive_a_power_loss_and_a_second_one(cluster:
         cluster.wait_ready("n1")
         lab.power_off("n2")
         wait_for_holder(lab, "n1")
-    assert noticed.tcp_alive == noticed.tcp_opened == 10_000
+    assert noticed.tcp_alive == noticed.tcp_opened == 10_000, noticed.tcp_broken[:5]
     assert noticed.tcp_reset == 0
 
 

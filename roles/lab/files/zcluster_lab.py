@@ -1204,6 +1204,10 @@ class Lab:
         self.machine = machine or Machine.look()
         self.host = Host(self.settings)
         self.directory = self.settings.directory
+        # On a reload keepalived drops RLIMIT_RTTIME to 0 and cannot raise it again without
+        # CAP_SYS_RESOURCE: with a real-time priority its child is then killed (SIGXCPU).
+        self.real_time = self.machine.sys_resource
+        """Nodes that start get a real-time budget (set it where no heartbeat is ever reloaded)."""
         self._processes: dict[str, tuple[int, str]] = {}
 
     # -- life ----------------------------------------------------------------------------------
@@ -1391,9 +1395,7 @@ class Lab:
             for veth in self.veths(name).values():
                 # Or a link that a fault took off its bridge would talk to this machine.
                 write_knob(f"/proc/sys/net/ipv6/conf/{veth}/disable_ipv6", "1")
-            # On a reload keepalived drops RLIMIT_RTTIME to 0 and cannot raise it again without
-            # CAP_SYS_RESOURCE: with a real-time priority its child is then killed (SIGXCPU).
-            if NODES[name].balancer and self.machine.sys_resource:
+            if NODES[name].balancer and self.real_time:
                 give_real_time(self.pid(name))
 
     def wait_booted(self, node: str, timeout: float = 60) -> None:
@@ -1881,7 +1883,7 @@ def cpu_group(pid: int) -> Path | None:
     return None
 
 
-def give_real_time(pid: int) -> None:
+def give_real_time(pid: int, microseconds: int = RT_NODE_US) -> None:
     """On cgroup v1 with RT_GROUP_SCHED a group starts with no real-time budget at all."""
     group = cpu_group(pid)
     if group is None:
@@ -1890,10 +1892,11 @@ def give_real_time(pid: int) -> None:
     while (mount.parent / "cpu.rt_runtime_us").exists():
         mount = mount.parent
     parents = [p for p in group.parents if p.is_relative_to(mount) and p != mount]
-    for path, budget in [*((p, RT_PARENT_US) for p in reversed(parents)), (group, RT_NODE_US)]:
-        knob = str(path / "cpu.rt_runtime_us")
-        if int(read_knob(knob) or 0) < budget:
-            write_knob(knob, str(budget))
+    for parent in reversed(parents):
+        knob = str(parent / "cpu.rt_runtime_us")
+        if int(read_knob(knob) or 0) < RT_PARENT_US:
+            write_knob(knob, str(RT_PARENT_US))
+    write_knob(str(group / "cpu.rt_runtime_us"), str(microseconds))
 
 
 def real_time(pid: int) -> str:
