@@ -321,7 +321,8 @@ FILL = """
 import pathlib, sys
 own, size = sys.argv[1], int(pathlib.Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
 for number in range(size + 1):
-    print(f"-A -p tcp -s 192.0.2.{number % 250 + 1} -d {own} --sport {number // 250 + 1} --dport 9"
+    source = f"198.19.250.{number % 250 + 1}"
+    print(f"-A -p tcp -s {source} -d {own} --sport {number // 250 + 1} --dport 9"
           " --state ESTABLISHED -u SEEN_REPLY,ASSURED -t 600")
 """
 
