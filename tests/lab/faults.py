@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from product import Cluster
@@ -39,6 +40,9 @@ repeated after a second, and a request that the dead node had is given up after 
 
 BUSY = 4.0
 """A silence may be this many detection times long: the machine of the tests is shared."""
+
+LOOPS = 15.0
+"""Seconds for which a daemon dies again on each start."""
 
 CONNECTIONS = 200
 KEEPALIVED = "keepalived.service"
@@ -169,6 +173,105 @@ def kill(role: str, *what: str) -> Callable[[Field], None]:
     scripts = {"parent": parent, "child": f"$(pgrep -P {parent})"}
     words = " ".join(scripts.get(word) or _pids(word) for word in what)
     return lambda at: _ignore(at.sh(getattr(at, role), f"kill -9 {words}"))
+
+
+def crash_loop(role: str, unit: str) -> Callable[[Field], None]:
+    """The daemon dies, and dies again at once on each start, as one whose program is broken."""
+
+    def strike(at: Field) -> None:
+        node, path = getattr(at, role), broken(unit)
+        text = r"[Service]\nExecStart=\nExecStart=/bin/false\n"
+        at.sh(node, f"mkdir -p {path.parent}; printf '{text}' >{path}; systemctl daemon-reload")
+        before, begin = restarts(at, node, unit), time.monotonic()
+        kill(role, unit)(at)
+        time.sleep(LOOPS)
+        starts, took = restarts(at, node, unit) - before, time.monotonic() - begin
+        # Neither given up nor a storm.
+        assert 3 <= starts <= took, f"{unit} was started {starts} times in {took:.1f} s"
+
+    return strike
+
+
+def mend(role: str, unit: str) -> Callable[[Field], None]:
+    """Its program is whole again; nobody starts it by hand."""
+    script = f"rm -f {broken(unit)}; systemctl daemon-reload"
+    return lambda at: _ignore(at.sh(getattr(at, role), script))
+
+
+def broken(unit: str) -> Path:
+    """The drop-in by which every start of a unit fails."""
+    return Path(f"/run/systemd/system/{unit}.d/zzz-broken.conf")
+
+
+def restarts(at: Field, node: str, unit: str) -> int:
+    """How often systemd has started a unit by itself (systemd.service(5), Restart=)."""
+    return int(at.on(node, "systemctl", "show", "--property=NRestarts", "--value", unit))
+
+
+MEMORY = Path("/sys/fs/cgroup/memory")
+NO_MEMORY_GROUPS = (
+    "" if (MEMORY / "memory.oom_control").exists() else "this machine has no memory groups (v1)"
+)
+
+
+def starve(role: str) -> Callable[[Field], None]:
+    """keepalived runs out of memory: the kernel ends what of it needs one page more.
+
+    The machine puts it into a group without any: the node's systemd may limit no memory here.
+    """
+
+    def strike(at: Field) -> None:
+        node = getattr(at, role)
+        pids = own_pids(at, node, KEEPALIVED)
+        assert pids, f"{KEEPALIVED} does not run on {node}"
+        lines = Path(f"/proc/{pids[0]}/cgroup").read_text(encoding="utf-8").splitlines()
+        [path] = [line.split(":", 2)[2] for line in lines if line.split(":")[1] == "memory"]
+        group = at.notes["starved"] = MEMORY / path.lstrip("/") / "starved"
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("0", encoding="ascii")
+        for pid in pids:
+            (group / "cgroup.procs").write_text(str(pid), encoding="ascii")
+
+        def lives() -> str:
+            # To be asked for its state costs it some.
+            at.cluster.status(node)
+            said = (group / "memory.oom_control").read_text(encoding="ascii")
+            dead = [pid for pid in pids if not Path(f"/proc/{pid}").exists()]
+            return "" if dead and "oom_kill 0" not in said else f"{pids} live: {said}"
+
+        eventually("out of memory", lives, TOLD_WITHIN)
+
+    return strike
+
+
+def own_pids(at: Field, node: str, unit: str) -> list[int]:
+    """The processes of a unit on a node, as this machine numbers them."""
+    space = Path(f"/proc/{at.lab.pid(node)}/ns/pid").readlink()
+    found = []
+    for proc in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            groups = (proc / "cgroup").read_text(encoding="utf-8")
+            if f"/{unit}\n" in groups and (proc / "ns/pid").readlink() == space:
+                found.append(int(proc.name))
+    return sorted(found)
+
+
+def feed(at: Field) -> None:
+    """There is memory again: what is left in the group leaves it."""
+    group = at.notes.get("starved")
+    if group is None or not group.exists():
+        return
+
+    def remains() -> str:
+        try:
+            for pid in (group / "cgroup.procs").read_text(encoding="ascii").split():
+                (group.parent / "cgroup.procs").write_text(pid, encoding="ascii")
+            group.rmdir()
+        except OSError as error:
+            return str(error)
+        return ""
+
+    eventually("group without memory gone", remains, HOLDER_WITHIN)
 
 
 def stop_signal(role: str, unit: str) -> Callable[[Field], None]:
@@ -321,7 +424,8 @@ FILL = """
 import pathlib, sys
 own, size = sys.argv[1], int(pathlib.Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
 for number in range(size + 1):
-    print(f"-A -p tcp -s 192.0.2.{number % 250 + 1} -d {own} --sport {number // 250 + 1} --dport 9"
+    source = f"198.19.250.{number % 250 + 1}"
+    print(f"-A -p tcp -s {source} -d {own} --sport {number // 250 + 1} --dport 9"
           " --state ESTABLISHED -u SEEN_REPLY,ASSURED -t 600")
 """
 
@@ -531,6 +635,24 @@ TABLE: tuple[Fault, ...] = (
             (("everything",), ("child", "parent", CONNTRACKD, MANAGER),
              "one" if role == "master" else "master"),
         )
+    ),
+    *(
+        Fault(f"crash-loop-of-{name}-on-{role}", crash_loop(role, unit), mend(role, unit),
+              serves=serves, silence=1 if serves == "backup" else 0,
+              shows=((role, "failure", words),), minutes=2)
+        for name, unit, role, serves, words in (
+            ("keepalived", KEEPALIVED, "master", "backup", f"{KEEPALIVED} was restarted"),
+            ("keepalived", KEEPALIVED, "backup", "master", f"{KEEPALIVED} was restarted"),
+            ("conntrackd", CONNTRACKD, "master", "master", f"{CONNTRACKD} was restarted"),
+            ("conntrackd", CONNTRACKD, "backup", "master", f"{CONNTRACKD} was restarted"),
+            # Nobody is there who counts.
+            ("zclustermanager", MANAGER, "master", "master", "zclustermanager"),
+        )
+    ),
+    *(
+        Fault(f"keepalived-of-{role}-out-of-memory", starve(role), feed, serves, minutes=1,
+              silence=1 if serves == "one" else 0, needs=NO_MEMORY_GROUPS)
+        for role, serves in (("master", "one"), ("backup", "master"))
     ),
     Fault("master-stalls-1s", stall, serves="one", silence=5),
     Fault("processes-of-master-stopped-1s", freeze_processes, serves="one", silence=1),

@@ -86,6 +86,29 @@ def test_killed_keepalived_leaves_no_address_behind(cluster: Cluster) -> None:
     cluster.wait_settled()
 
 
+# As a kill leaves them; the number in them is a living process's by now.
+LEFT = """
+systemctl stop keepalived.service conntrackd.service
+mkdir -p /run/keepalived
+for file in keepalived.pid keepalived/keepalived.pid vrrp.pid keepalived_vrrp.pid; do
+    echo 1 >/run/$file
+done
+touch /run/lock/conntrackd-zcluster.lock /run/conntrackd.ctl
+systemctl start keepalived.service conntrackd.service
+"""
+
+
+@pytest.mark.matrix
+def test_stale_pid_and_lock_files_keep_no_daemon_from_starting(cluster: Cluster) -> None:
+    cluster.lab.exec("n2", "sh", "-ec", LEFT, timeout=60)
+    shown = ("systemctl", "show", "--property=ActiveState,NRestarts", "--value")
+    said = cluster.lab.exec("n2", *shown, "keepalived.service", "conntrackd.service").stdout
+    # At the first attempt.
+    assert sorted(said.split()) == ["0", "0", "active", "active"]
+    cluster.wait_settled()
+    assert cluster.master == "n1"
+
+
 def test_dead_cluster_link_is_no_reason_to_stop_serving(cluster: Cluster) -> None:
     with traffic(cluster.lab, connections=50) as noticed:
         cluster.lab.cut("n1", "link")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from product import ROOT, Cluster, eventually, tool
+from traffic import traffic
 
 pytestmark = pytest.mark.lab
 
@@ -125,11 +126,24 @@ def test_flushed_ruleset_takes_the_table_away_only_until_nftables_has_loaded(
     assert code == 0
 
 
-def test_connection_tracking_that_hears_no_peer_is_red(cluster: Cluster) -> None:
-    cluster.lab.exec("n2", "nft", "add rule inet zcluster input udp dport 3780 counter drop")
+def figure(cluster: Cluster, node: str, name: str) -> int:
+    """What the status of a node says of its connections; less than any where it says nothing."""
+    said = cluster.status(node).get("connections")
+    return int(said.get(name, -1)) if isinstance(said, dict) else -1
+
+
+def test_connection_tracking_that_hears_no_peer_is_red_and_how_far_behind_it_is_is_said(
+    cluster: Cluster,
+) -> None:
     words = "connection tracking hears no peer"
-    # A link is looked at now and then, and silent only after a while: by its own manager first.
-    eventually(words, lambda: words in str(cluster.status("n2").get("message")), timeout=60)
+    with traffic(cluster.lab, "--short-rate", "100", connections=50):
+        eventually("n1 tracks them", lambda: figure(cluster, "n1", "tracked") >= 50)
+        eventually("n2 knows them", lambda: figure(cluster, "n2", "foreign") >= 50)
+        cluster.lab.exec("n2", "nft", "add rule inet zcluster input udp dport 3780 counter drop")
+        # A link is looked at now and then, and silent only after a while: by its own manager first.
+        eventually(words, lambda: words in str(cluster.status("n2").get("message")), timeout=60)
+        # An acknowledgement window (ACKWindowSize, 300 messages) is normal.
+        eventually("n2 is behind", lambda: figure(cluster, "n1", "unconfirmed") > 900, timeout=60)
     code, found = nodes(cluster)
     assert code == 2
     assert words in found["n2"]["message"]

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from faults import CONNECTIONS, HOLDER_WITHIN, clients
+from faults import BUSY, CONNECTIONS, HOLDER_WITHIN, Field, clients, longest_outage
 from product import (
+    KERNEL,
     NODE_NAMES,
     ROOT,
     Cluster,
@@ -26,7 +27,7 @@ from product import (
     trace,
 )
 from test_nodes import zcluster as answer
-from traffic import Noticed
+from traffic import Noticed, traffic
 from zcluster_lab import NODES, Lab
 
 pytestmark = pytest.mark.lab
@@ -96,10 +97,13 @@ def test_maintenance_of_the_master_and_back_loses_nothing(cluster: Cluster, play
 
 @pytest.mark.matrix
 def test_maintenance_survives_a_reboot_and_clears_fully(cluster: Cluster, play: Play) -> None:
+    kernel = cluster.lab.exec("n2", "sysctl", *KERNEL).stdout
     with clients(cluster.lab) as noticed:
         ok(planned(play, cluster, "maintenance", "zcluster_node=n2"))
         cluster.lab.reboot("n2")
         wait_for(cluster, "n2", role="maintenance", status="maintenance", timeout=90)
+        # What create has set holds, too.
+        assert cluster.lab.exec("n2", "sysctl", *KERNEL).stdout == kernel
         ok(planned(play, cluster, "start", "zcluster_node=n2"))
         cluster.wait_settled()
         wait_for(cluster, "n2", ready=True)
@@ -380,6 +384,35 @@ def test_slower_heartbeat_is_configured_while_the_backup_is_held(
     assert roles_changed(cluster) == before
     events = cluster.lab.exec("n2", "cat", "/var/lib/zcluster/events.jsonl").stdout
     assert '"why": "the change is made"' in events
+
+
+@pytest.mark.matrix
+def test_each_profile_is_configured_without_a_loss_and_notices_a_dead_master_as_it_says(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    mine = declare(cluster, tmp_path)
+    outages = {}
+    for profile in ("fast", "wan", "standard"):
+        at, before = Field(cluster), roles_changed(cluster)
+        with clients(cluster.lab) as noticed:
+            ok(zcluster(mine, "configure", "--profile", profile))
+            cluster.wait_settled()
+        insist_nothing_lost(noticed)
+        assert (cluster.master, roles_changed(cluster)) == (at.master, before), profile
+        wait_for(cluster, at.backup, ready=True)
+        detection = at.detection
+        with traffic(cluster.lab, "--interval-ms", "1", connections=CONNECTIONS) as noticed:
+            cluster.lab.power_off(at.master)
+            wait_for(cluster, at.backup, role="master")
+        said = (profile, noticed.report)
+        assert noticed.tcp_alive == noticed.tcp_opened == CONNECTIONS, said
+        outages[profile] = longest_outage(noticed)
+        assert 0 < outages[profile] <= 1000 * detection * BUSY, said
+        if profile != "standard":
+            cluster.lab.power_on(at.master)
+            cluster.wait_settled()
+    assert outages["fast"] < outages["wan"]
+    assert adverts(cluster, at.backup) == "0.1"
 
 
 @pytest.mark.matrix

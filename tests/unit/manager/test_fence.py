@@ -53,15 +53,37 @@ def test_advert_counter_is_read() -> None:
     assert fence.counter(ruleset, "foreign_vrrp") is None
 
 
-def test_crash_loop_is_three_restarts_within_a_minute() -> None:
+def test_crash_loop_is_three_restarts_within_a_minute(tmp_path: Path) -> None:
     text = "Id=keepalived.service\nNRestarts=4\n\nId=conntrackd.service\nNRestarts=0\n"
     assert restarts.parse(text) == {"keepalived.service": 4, "conntrackd.service": 0}
-    seen = restarts.Restarts()
+    seen = restarts.Restarts(tmp_path / "restarts.json")
     for second, count in enumerate([0, 1, 2, 3, 4]):
         seen.sample(float(second), {"keepalived.service": count, "conntrackd.service": 0})
     assert seen.loops() == {"keepalived.service": 4}
     for second in range(5, 80):
         seen.sample(float(second), {"keepalived.service": 4, "conntrackd.service": 0})
+    assert seen.loops() == {}
+
+
+def test_crash_loop_of_the_daemon_itself_is_seen_by_its_next_run(tmp_path: Path) -> None:
+    path, unit = tmp_path / "restarts.json", "zcluster.service"
+    assert unit in restarts.WATCHED
+    restarts.Restarts(path).sample(1.0, {unit: 0})
+    again = restarts.Restarts(path)
+    assert not again.due(1.0 + restarts.EVERY / 2)
+    again.sample(7.0, {unit: 5})
+    assert again.loops() == {unit: 5}
+    again.sample(70.0, {unit: 5})
+    assert again.loops() == {}
+
+
+@pytest.mark.parametrize("left", ["", "{", "[1]", '[[1e12, {"zcluster.service": 0}]]'])
+def test_what_another_run_left_of_its_looks_may_be_anything(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "restarts.json"
+    path.write_text(left)
+    seen = restarts.Restarts(path)
+    assert seen.due(0.0)
+    seen.sample(0.0, {"zcluster.service": 9})
     assert seen.loops() == {}
 
 

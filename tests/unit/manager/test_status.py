@@ -348,6 +348,40 @@ def test_gate_refuses_everything_else(command: str) -> None:
         receive.parse(command)
 
 
+@pytest.mark.parametrize(
+    ("interval", "realtime", "said"),
+    [(0.02, False, True), (0.02, True, False), (0.02, None, False), (0.1, False, False)],
+)
+def test_fast_heartbeat_without_real_time_priority_is_said_and_not_red(
+    cluster: Cluster, interval: float, realtime: bool | None, said: bool
+) -> None:
+    heartbeat = replace(vrrp(State.MASTER), realtime=realtime)
+    seen = replace(HEALTHY_MASTER, keepalived=heartbeat)
+    answer = decide(replace(cluster, check_interval=interval), seen)
+    assert answer["status"] == "ok"
+    assert ("no real-time priority" in answer["message"]) is said
+    assert answer["realtime"] is realtime
+
+
+@pytest.mark.parametrize(
+    ("priorities", "found"), [((0, 50), True), ((0,), False), ((), None), (("x",), None)]
+)
+def test_priority_is_that_of_keepalived_s_children(
+    tmp_path: Path, priorities: tuple[object, ...], found: bool | None
+) -> None:
+    (tmp_path / "7/task/7").mkdir(parents=True)
+    numbers = range(8, 8 + len(priorities))
+    (tmp_path / "7/task/7/children").write_text("".join(f"{n} " for n in numbers))
+    for number, priority in zip(numbers, priorities, strict=True):
+        (tmp_path / str(number)).mkdir()
+        # proc(5): pid, name and state come first, rt_priority is the 40th.
+        before = " ".join(["1"] * 36)
+        text = f"{number} (keep (a) live) S {before} {priority} 2 0\n"
+        (tmp_path / str(number) / "stat").write_text(text)
+    assert keepalived.realtime(7, tmp_path) is found
+    assert keepalived.realtime(6, tmp_path) is None
+
+
 def test_versions_that_differ_are_shown_and_not_red(cluster: Cluster) -> None:
     old, new = {"keepalived": "2.2.7", "zcluster": "0.1"}, {"keepalived": "2.2.8"}
     seen = replace(HEALTHY_MASTER, versions=old, peer=Peer(True, True, False, versions=new))

@@ -42,11 +42,15 @@ class Instance:
 
 @dataclass(frozen=True)
 class Keepalived:
-    """The process and its instances. `why` is set when it could not be asked."""
+    """The process and its instances. `why` is set when it could not be asked.
+
+    realtime: whether what advertises runs before everything else; None: not known.
+    """
 
     running: bool
     instances: tuple[Instance, ...] = ()
     why: str = ""
+    realtime: bool | None = None
 
     @property
     def state(self) -> State | None:
@@ -97,6 +101,22 @@ def runs(pid_file: Path = PID_FILE) -> bool:
     except (OSError, ValueError, IndexError):
         return False
     return bool(children)
+
+
+def realtime(pid: int, proc: Path = Path("/proc")) -> bool | None:
+    """Whether a child of this keepalived has a real-time priority (proc(5), field 40 of stat).
+
+    It asks for one at its start, and says only in the log that it was refused.
+    """
+    try:
+        children = (proc / f"{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        fields = [
+            (proc / child / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            for child in children
+        ]
+        return any(int(after[37]) > 0 for after in fields) if fields else None
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def main_pid(pid_file: Path = PID_FILE, proc: Path = Path("/proc")) -> int:
@@ -156,6 +176,7 @@ def ask(timeout: float = 2.0) -> Keepalived:
         while time.monotonic() < deadline:
             # keepalived does not write the file in one piece: parse until it is whole.
             with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-                return Keepalived(True, parse(dump.read_text(encoding="utf-8")))
+                instances = parse(dump.read_text(encoding="utf-8"))
+                return Keepalived(True, instances, realtime=realtime(pid))
             time.sleep(0.01)
     return Keepalived(True, why=f"keepalived does not answer within {timeout:g} s")

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections import deque
+from pathlib import Path
 
-from . import conntrack, keepalived, processes
+from . import conntrack, durable, keepalived, processes
+from .settings import RUNTIME_DIR
 
-WATCHED = (keepalived.UNIT, conntrack.UNIT)
+WATCHED = (keepalived.UNIT, conntrack.UNIT, "zcluster.service")
+# The daemon is one of them: what it has seen outlives it.
+SAMPLES = RUNTIME_DIR / "restarts.json"
 # So many restarts within so many seconds are a loop.
 LOOP, PERIOD = 3, 60.0
 # Seconds between two looks: each starts a process.
@@ -33,8 +39,14 @@ def look() -> dict[str, int]:
 class Restarts:
     """What the counts were during the last PERIOD seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path = SAMPLES) -> None:
+        self._path = path
         self._samples: deque[tuple[float, dict[str, int]]] = deque()
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            for at, counts in durable.read_json(path) or ():
+                # The clock (CLOCK_MONOTONIC) is the same for all who run since the boot.
+                if at <= time.monotonic():
+                    self._samples.append((float(at), {u: int(n) for u, n in counts.items()}))
 
     def due(self, now: float) -> bool:
         """Whether it is time for a look."""
@@ -45,6 +57,8 @@ class Restarts:
         self._samples.append((now, counts))
         while self._samples[0][0] < now - PERIOD:
             self._samples.popleft()
+        with contextlib.suppress(OSError):  # a full /run costs the memory of one look
+            durable.write_json(self._path, list(self._samples))
 
     def loops(self) -> dict[str, int]:
         """Unit -> restarts of those that are in a crash loop."""

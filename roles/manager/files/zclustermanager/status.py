@@ -16,6 +16,9 @@ from .settings import Cluster
 REPORTS_SILENT = 5.0
 # Seconds after which a peer that answers and is still not in sync is no matter of waiting.
 PENDING_LONG = 60.0
+# Seconds between adverts below which a busy machine is taken for a dead one without real-time
+# priority (as preflight's warning has it).
+REALTIME_BELOW = 0.05
 ONLINE = {"master": "Node online and active", "backup": "Node online and passive"}
 
 
@@ -278,6 +281,8 @@ def decide(cluster: Cluster, seen: Observation) -> dict[str, Any]:
             message += f"; {seen.sync.why}"
     if starting := [str(told["name"]) for told in seen.services if told["state"] == "starting"]:
         message += f"; starting: {', '.join(starting)}"
+    if seen.keepalived.realtime is False and cluster.check_interval < REALTIME_BELOW:
+        message += "; keepalived has no real-time priority, which this check interval needs"
     # Shown, not red: that is how it is in the middle of an update.
     if differing := versions.differing(seen.versions, seen.peer.versions):
         message += f"; versions differ: {', '.join(differing)}"
@@ -311,6 +316,7 @@ def decide(cluster: Cluster, seen: Observation) -> dict[str, Any]:
             "out": seen.path.out,
         },
         "dropped": seen.dropped,
+        "realtime": seen.keepalived.realtime,
         "connections": {
             **(vars(seen.figures) if seen.figures else {}),
             "room": seen.tables.room,
