@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from zclustermanager import conntrack, processes, zombies
+from zclustermanager import conntrack, journal, processes, zombies
 from zclustermanager.conntrack import Commits, Conntrackd, Link, Traffic
 from zclustermanager.zombies import Flow
 
@@ -82,6 +82,7 @@ def test_standby_holds_back_weeds_and_commits(done: list[list[str]]) -> None:
     standby([True, True, True]).once()
     assert words(done) == [
         "nft -",
+        "nft -",
         "conntrackd cache",
         "conntrack -L",
         "conntrackd -e",
@@ -126,6 +127,52 @@ def test_new_master_that_stands_by_again_brings_in_nothing(
     monkeypatch.setattr(conntrack, "STRAGGLERS", (0.0,))
     standby([]).collect()
     assert done == []
+
+
+@pytest.fixture
+def old_table(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was done to a table that has only the first set: what nft refuses, it does not begin."""
+    changes: list[str] = []
+
+    def run(arguments: list[str], *, given: str = "", **_: object) -> processes.Outcome:
+        if arguments[0] == "nft" and "hold_ended" in given:
+            return processes.Outcome(1, "", "/dev/stdin:1:2-3: Error: No such set\nflush\n^^^\n")
+        changes.extend(given.splitlines())
+        return processes.Outcome(0, "", "")
+
+    monkeypatch.setattr(processes, "run", run)
+    return changes
+
+
+def test_set_that_an_older_table_lacks_keeps_no_other_from_being_held_and_released(
+    old_table: list[str],
+) -> None:
+    said = "inet zcluster hold_ended: /dev/stdin:1:2-3: Error: No such set"
+    assert conntrack.hold() == said
+    assert conntrack.release() == said
+    held = "inet zcluster hold"
+    assert old_table == [
+        f"flush set {held}",
+        f"add element {held} {{ udp timeout 10s }}",
+        f"flush set {held}",
+    ]
+
+
+def test_what_cannot_be_held_is_said_once_and_again_after_it_went_well(
+    done: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[object] = []
+    answers = ["no such set", "no such set", "", "no such set", "no such table"]
+    monkeypatch.setattr(conntrack, "hold", lambda: answers.pop(0))
+    monkeypatch.setattr(conntrack, "HOLD_AGAIN", 0.0)
+    monkeypatch.setattr(journal, "record", lambda event, **said: recorded.append((event, said)))
+    commits = standby([True] * 15)
+    for _ in range(5):
+        commits.once()
+    assert recorded == [
+        ("guard-failed", {"step": "hold", "why": why})
+        for why in ("no such set", "no such set", "no such table")
+    ]
 
 
 def test_deletion_names_the_connection_as_the_kernel_wants_it() -> None:

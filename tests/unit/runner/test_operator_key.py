@@ -22,7 +22,7 @@ GIVE = f"""\
     - name: Give
       ansible.builtin.raw: "{{{{ operator_trust_give }}}}"
       register: operator_trust_given
-      changed_when: "'key added' in operator_trust_given.stdout"
+      changed_when: "'adding the key' in operator_trust_given.stdout"
 """
 UNDO = f"""\
     - name: Undo
@@ -36,6 +36,16 @@ TAKE = f"""\
       ansible.builtin.include_vars: {ROLE}/vars/main.yml
     - name: Take
       ansible.builtin.raw: "set -eu; {{{{ operator_trust_take }}}}"
+"""
+# As on nodes that refuse the operator's own way in, each with files of its own.
+DOOR = f"""\
+    - name: Be refused
+      ansible.builtin.set_fact:
+        operator_trust_tried: {{unreachable: true, msg: Permission denied (publickey).}}
+    - name: Open the door
+      ansible.builtin.include_role:
+        name: {ROLE}
+        tasks_from: door
 """
 
 
@@ -99,3 +109,79 @@ def test_unset_takes_all_that_were_added_and_leaves_the_others(node: Node) -> No
     node.act(TAKE, "bob")
     assert node.keys.read_text() == "ssh-ed25519 AAAA before\n"
     assert not node.record.parent.exists()
+
+
+@dataclass
+class Pair:
+    """Two nodes that are given the key of one operator, each with a directory of its own."""
+
+    toy: Toy
+    home: Path
+
+    def path(self, node: str, what: str) -> Path:
+        place = {"keys": "root/.ssh/authorized_keys", "record": "var/zcluster/operator_key"}[what]
+        return self.home / node / place
+
+    def open_door(self) -> dict[str, str]:
+        """What each node fails with."""
+        key = self.home / "key"
+        key.with_suffix(".pub").write_text("ssh-ed25519 AAAA mine\n", encoding="utf-8")
+        variables = {
+            "operator_trust_key": str(key),
+            "operator_trust_keys": str(self.path("{{ inventory_hostname }}", "keys")),
+            "operator_trust_record": str(self.path("{{ inventory_hostname }}", "record")),
+            "zcluster_root_password": "none is needed here",
+        }
+        run = execute(self.toy(DOOR, variables=variables))
+        return {failure.host: failure.message for failure in run.failures}
+
+    def left(self, node: str) -> set[str]:
+        """Every file below the directory of a node."""
+        top = self.home / node
+        return {str(p.relative_to(top)) for p in top.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def pair(toy: Toy, home: Path) -> Pair:
+    for node in ("lb1", "lb2"):
+        (home / node / "root").mkdir(parents=True)
+        (home / node / "var").mkdir()
+    return Pair(toy, home)
+
+
+def test_both_nodes_are_given_the_key(pair: Pair) -> None:
+    assert pair.open_door() == {}
+    for node in ("lb1", "lb2"):
+        assert pair.path(node, "keys").read_text() == "ssh-ed25519 AAAA mine\n"
+
+
+def test_key_that_one_node_cannot_be_given_is_left_on_neither(pair: Pair) -> None:
+    # It fails half-way: the record is written, the key is not.
+    pair.path("lb2", "keys").mkdir(parents=True)
+    failed = pair.open_door()
+    assert failed.keys() == {"lb2"}
+    assert "lb2 could not be given your key" in failed["lb2"]
+    assert "; it is taken back. (" in failed["lb2"]
+    assert pair.left("lb1") == pair.left("lb2") == set()
+
+
+def test_key_that_was_there_before_stays_where_it_could_not_be_given(pair: Pair) -> None:
+    keys = pair.path("lb2", "keys")
+    keys.parent.mkdir()
+    keys.write_text("ssh-ed25519 AAAA mine\n")
+    pair.path("lb2", "record").parent.write_text("no directory")
+    failed = pair.open_door()
+    assert "taken back" not in failed["lb2"]
+    assert keys.read_text() == "ssh-ed25519 AAAA mine\n"
+    assert pair.left("lb1") == set()
+
+
+def test_what_is_not_there_is_taken_back_without_writing(node: Node) -> None:
+    """On a full disk, which is why it is not there, no file can be written anew."""
+    node.keys.parent.mkdir()
+    node.keys.write_text("ssh-ed25519 AAAA before")  # no newline, which a copy would have
+    node.record.parent.mkdir()
+    node.record.write_text("ssh-ed25519 AAAA alice's\n")
+    node.act(TAKE, "alice")
+    assert node.keys.read_text() == "ssh-ed25519 AAAA before"
+    assert not node.record.exists()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,21 +154,29 @@ def instance() -> str:
     return shown.out.strip() if shown.ok else ""
 
 
-def hold() -> processes.Outcome:
+def hold() -> str:
     """On a standby: what its kernel may take for another waits, until a takeover's last commit.
 
     The sets are read by the node's own table (zcluster.nft), and emptied by keepalived's `promote`.
+    Returns what was refused, and why; empty: nothing.
     """
-    words = "".join(
-        f"flush set {held}\nadd element {held} {{ {protocol} timeout {HOLD}s }}\n"
-        for held, protocol in HELD.items()
+    return _refused(
+        {
+            held: f"flush set {held}\nadd element {held} {{ {protocol} timeout {HOLD}s }}\n"
+            for held, protocol in HELD.items()
+        }
     )
-    return processes.run(["nft", "-f", "-"], given=words)
 
 
-def release() -> processes.Outcome:
-    """On a master, once its last commit is done: nothing waits any more."""
-    return processes.run(["nft", "; ".join(f"flush set {held}" for held in HELD)])
+def release() -> str:
+    """On a master, once its last commit is done: nothing waits any more. Returns as hold does."""
+    return _refused({held: f"flush set {held}\n" for held in HELD})
+
+
+def _refused(changes: Mapping[str, str]) -> str:
+    # Each set by itself: one that a table of an older version lacks must not keep the others.
+    done = {held: processes.run(["nft", "-f", "-"], given=to) for held, to in changes.items()}
+    return "; ".join(f"{held}: {said.finding}" for held, said in done.items() if not said.ok)
 
 
 class Commits(threading.Thread):
@@ -197,6 +205,7 @@ class Commits(threading.Thread):
         self._promoted = threading.Event()
         self._weed_at = time.monotonic() + WEED_FIRST
         self._held_at: float | None = None
+        self._refused = ""
 
     def run(self) -> None:
         """Until the daemon ends."""
@@ -251,7 +260,11 @@ class Commits(threading.Thread):
 
     def _hold(self, now: float) -> None:
         if self._held_at is None or now - self._held_at >= HOLD_AGAIN:
-            self._held_at = now if hold().ok else None
+            refused = hold()
+            self._held_at = None if refused else now
+            if refused and refused != self._refused:
+                journal.record("guard-failed", step="hold", why=refused)
+            self._refused = refused
 
     def _weed(self, now: float) -> None:
         # Should one be wanted after all, the commit that follows brings it back. Who knows of no

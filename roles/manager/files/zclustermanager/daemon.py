@@ -136,7 +136,8 @@ class Daemon:
             # what is committed after the bulk would never be sent.
             processes.bounded([conntrack.PROMOTE], 15.0)
             self.commits.promoted()
-        conntrack.release()
+        if refused := conntrack.release():
+            journal.record("guard-failed", step="release", why=refused)
         # What the kernel has, for a daemon that started late; then all of it for the peer.
         self._conntrackd("-R")
         self._conntrackd("-B")

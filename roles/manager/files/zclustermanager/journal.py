@@ -48,6 +48,7 @@ EVENTS: dict[str, Meaning] = {
     "role-applied": Meaning("role {role} applied in {seconds} s"),
     "action-failed": Meaning("{action}: {why}", ERROR),
     "conntrackd-failed": Meaning("conntrackd {arguments}: {why}", ERROR),
+    "guard-failed": Meaning("the guard of a takeover cannot {step}: {why}", ERROR),
     "connections-asked": Meaning("the peer's connections are asked for again: {why}", NOTICE),
     "recover-failed": Meaning("a half-applied pass cannot be finished: {why}", ERROR),
     "keepalived": Meaning("keepalived: {line}", DEBUG),
