@@ -148,7 +148,7 @@ test-create: lab-up ## All tests of create, those that `make test` leaves out to
 
 .PHONY: test-planned
 test-planned: lab-up ## All planned actions under live traffic, those that `make test` leaves out too
-	$(SUDO) env "PATH=$$PATH" $(PYTEST) $(PYTEST_ARGS) -m lab tests/lab/test_planned.py tests/lab/test_update.py
+	$(SUDO) env "PATH=$$PATH" $(PYTEST) $(PYTEST_ARGS) -m lab tests/lab/test_planned.py tests/lab/test_update.py tests/lab/test_unset.py
 
 .PHONY: molecule
 molecule: $(STAMP) ## Molecule scenarios on the lab

@@ -46,6 +46,8 @@ class Param:
     goes: Goes
     variable: str = ""
     """The Ansible variable it becomes."""
+    host_variable: str = ""
+    """What it becomes in the inventory once the run went through: a variable of the verb's node."""
     positional: bool = False
     multiple: bool = False
     minimum: float | None = None
@@ -594,7 +596,7 @@ ACTIONS: tuple[Action, ...] = (
             "NODE is the dead node's name in the inventory. The new machine is prepared as create\n"
             "does it, and gets configuration and connections from the node that serves. The old\n"
             "machine must never come back as it was: switch it off, wipe its disk.\n"
-            "Where the new machine has other addresses, write them into the inventory afterwards."
+            "Addresses other than the old machine's go into your inventory once it is a node."
         ),
         examples=(
             "zcluster replace lb2",
@@ -609,6 +611,7 @@ ACTIONS: tuple[Action, ...] = (
                 "where the new machine is reached (default: as the inventory says)",
                 Goes.VARIABLE,
                 variable="zcluster_with",
+                host_variable="ansible_host",
             ),
             Param(
                 "with_ip",
@@ -616,6 +619,7 @@ ACTIONS: tuple[Action, ...] = (
                 "its address on the cluster link (default: as the inventory says)",
                 Goes.VARIABLE,
                 variable="zcluster_with_ip",
+                host_variable="zcluster_ip",
             ),
             REPLACE_BACKUP,
             PASSWORD_STDIN,

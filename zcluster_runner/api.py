@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zcluster_runner import actions
 from zcluster_runner.actions import Action, ExitRule, Goes, Kind, Param, Place
 from zcluster_runner.errors import InventoryError, NoInventoryError, UsageError
-from zcluster_runner.result import Event, ExitCode, Failure, Outcome, Result, worst
+from zcluster_runner.result import Change, Event, ExitCode, Failure, Outcome, Result, worst
 from zcluster_runner.secret import Secret
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def run(
             spec = spec_for(action, values, part, limit, check, diff, verbosity)
             spec = replace(spec, variables={**spec.variables, **settings})
             done = run_one(action, spec, values, access, part, on_event, cancel)
-            results.append(persisted(done, target, cluster, settings))
+            results.append(persisted(action, values, done, target, cluster, settings))
             if results[-1].stopped:
                 break
         whole = merged(results)
@@ -302,17 +302,30 @@ def settings_for(
     return configure.settings(action, values, hosts), name
 
 
-def persisted(result: Result, target: Target, cluster: str, wanted: Mapping[str, Any]) -> Result:
-    """Return the result, the settings written into the inventory if the nodes have them now."""
-    if not wanted or result.check or not result.succeeded:
+def persisted(
+    action: Action,
+    values: Mapping[str, Any],
+    result: Result,
+    target: Target,
+    cluster: str,
+    settings: Mapping[str, Any],
+) -> Result:
+    """Return the result; what the nodes go by from now on is in the inventory, or would be."""
+    of_host = any(p.host_variable and p.name in values for p in action.params)
+    if not (settings or of_host) or not result.succeeded:
         return result
     from zcluster_runner import configure
 
-    lost = configure.persist(target.inventory, cluster, wanted)
-    if not lost:
+    wanted = configure.host_settings(action, values) if of_host else settings
+    host = str(values["node"]) if of_host else ""
+    done = configure.persist(target.inventory, cluster, wanted, host, check=result.check)
+    if done.diff:
+        change = Change("localhost", configure.WRITE, done.diff)
+        result = replace(result, changes=(*result.changes, change))
+    if not done.lost:
         return result
     code = worst([result.exit_code, ExitCode.ORANGE])
-    return replace(result, not_persisted=lost, exit_code=code)
+    return replace(result, not_persisted=done.lost, exit_code=code)
 
 
 def one_by_one(

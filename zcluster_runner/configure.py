@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings given to ``configure``: worked out against the inventory, and written into it.
+"""Settings given to ``configure`` and ``replace``: worked out, and written into the inventory.
 
 The run gets them as extra variables; only when it went through are they written, so that what was
 refused is nowhere. The inventory is the user's: one place in one file is changed, comments and all
@@ -9,17 +9,17 @@ now; only what is right is written.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from zcluster_runner import inventory
+from zcluster_runner import inventory, places
 from zcluster_runner.actions import Action, Goes
 from zcluster_runner.errors import DriverError, InventoryError, UsageError
 
@@ -27,6 +27,7 @@ NAME = "zcluster_name"
 MOST_ATTEMPTS = 12
 Variables = Mapping[str, Mapping[str, Any]]
 """Host, variable, value."""
+WRITE = "Write the new settings into the inventory"
 
 
 def hosts_of(found: Variables, cluster: str) -> tuple[str, Variables]:
@@ -52,6 +53,15 @@ def settings(action: Action, values: Mapping[str, Any], hosts: Variables) -> dic
         else:
             wanted[param.variable] = value
     return wanted
+
+
+def host_settings(action: Action, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables of the verb's node that these parameters mean, with their values."""
+    return {
+        param.host_variable: values[param.name]
+        for param in action.params
+        if param.host_variable and param.name in values
+    }
 
 
 def address(entry: Any) -> str:
@@ -80,49 +90,115 @@ def edited(option: str, listed: list[Any], changes: Iterable[tuple[str, str]]) -
     return listed
 
 
-def persist(paths: Sequence[Path], cluster: str, wanted: Mapping[str, Any]) -> str:
-    """Write the settings into the inventory; the reason in words if that could not be done."""
+class Persisted(NamedTuple):
+    """What has been, or would be, written into the inventory; what has no place there, in words."""
+
+    diff: str
+    lost: str
+
+
+def persist(
+    paths: Sequence[Path],
+    cluster: str,
+    wanted: Mapping[str, Any],
+    host: str = "",
+    *,
+    check: bool = False,
+) -> Persisted:
+    """Write variables of a cluster's hosts, or of one host, into the inventory."""
+    new: dict[Path, str] = {}
     lost: dict[str, Any] = {}
     reasons: dict[str, None] = {}
     for variable, value in wanted.items():
+        change = None
         try:
-            if written(paths, cluster, variable, value):
-                continue
+            change = placed(paths, new, cluster, host, variable, value)
         except (DriverError, OSError, UnicodeError) as error:
             reasons[str(error)] = None
-        lost[variable] = value
+        if change is None:
+            lost[variable] = value
+        else:
+            new |= change
+    try:
+        diff = "".join(difference(path, text) for path, text in new.items())
+        if not check:
+            replace_all({path: text.encode() for path, text in new.items()})
+    except OSError as error:
+        reasons[str(error)] = None
+        lost, diff = dict(wanted), ""
+    return Persisted(diff, unwritten(paths, lost, list(reasons), host))
+
+
+def unwritten(
+    paths: Sequence[Path], lost: Mapping[str, Any], reasons: Sequence[str], host: str
+) -> str:
+    """Return what a person has to write; empty if nothing."""
     if not lost:
         return ""
     lines = "\n".join(f"  {name}: {json.dumps(value)}" for name, value in lost.items())
     where = ", ".join(str(path) for path in paths)
     why = f" ({'; '.join(reasons)})" if reasons else ""
-    words = f"the cluster has its new settings, but {where} does not{why}"
-    return f"{words}: please write there\n{lines}"
+    words = f"{where} cannot be given the new settings by zcluster{why}: please write there"
+    return f"{words}{f', for {host}' if host else ''}\n{lines}"
 
 
-def written(paths: Sequence[Path], cluster: str, variable: str, value: Any) -> bool:
-    """Write one setting, so that Ansible reads it, and nothing else is read differently."""
-    before = variables_of(paths)
+def difference(path: Path, text: str) -> str:
+    """Return the lines that change; what stands around them may be nobody's business."""
+    before = path.read_text(encoding="utf-8")
+    return "".join(
+        difflib.unified_diff(
+            before.splitlines(keepends=True),
+            text.splitlines(keepends=True),
+            f"before: {path}",
+            f"after: {path}",
+            n=0,
+        )
+    )
+
+
+def placed(
+    paths: Sequence[Path],
+    new: Mapping[Path, str],
+    cluster: str,
+    host: str,
+    variable: str,
+    value: Any,
+) -> dict[Path, str] | None:
+    """Return new contents by which Ansible reads the value there, and nothing else differently.
+
+    ``new``: contents that are settled, but not written yet. None: there is no such place.
+    """
+    before = variables_with(paths, new) if new else variables_of(paths)
     wanted = {
-        host: {**known, variable: value} if known.get(NAME) == cluster else known
-        for host, known in before.items()
+        name: {**known, variable: value}
+        if (name == host if host else known.get(NAME) == cluster)
+        else known
+        for name, known in (before or {}).items()
     }
     if before == wanted:
-        return True
-    for attempt in islice(attempts(list(files(paths)), variable, value), MOST_ATTEMPTS):
-        if variables_with(paths, attempt) == wanted:
-            replace_all({path: text.encode() for path, text in attempt.items()})
-            return True
-    return False
+        return {}
+    texts = {
+        path: (new.get(path) or path.read_text(encoding="utf-8")).splitlines(keepends=True)
+        for path in files(paths)
+    }
+    attempts = (
+        places.of_host(texts, host, variable, value)
+        if host
+        else places.of_group(texts, NAME, variable, value)
+    )
+    for attempt in islice(attempts, MOST_ATTEMPTS):
+        if variables_with(paths, {**new, **attempt}) == wanted:
+            return attempt
+    return None
 
 
 def variables_with(paths: Sequence[Path], new: Mapping[Path, str]) -> Variables | None:
     """Return what Ansible would make of the inventory with new contents; None if it cannot."""
     with tempfile.TemporaryDirectory(prefix="zcluster-") as scratch:
-        places = [Path(scratch) / str(number) for number in range(len(paths))]
+        copies = [Path(scratch) / str(number) for number in range(len(paths))]
         try:
             return variables_of(
-                [mirror(path, place, new) for path, place in zip(paths, places, strict=True)]
+                [mirror(path, copy, new) for path, copy in zip(paths, copies, strict=True)]
             )
         except InventoryError:
             return None
@@ -159,63 +235,6 @@ def files(paths: Sequence[Path]) -> Iterator[Path]:
             yield from (
                 p.resolve() for p in sorted(path.rglob(f"*.{suffix}")) if ".git" not in p.parts
             )
-
-
-def attempts(candidates: list[Path], variable: str, value: Any) -> Iterator[dict[Path, str]]:
-    """Yield changes of files that may do: one place replaced, all of them, or a new line."""
-    texts = {
-        path: path.read_text(encoding="utf-8").splitlines(keepends=True) for path in candidates
-    }
-    places = [(p, i) for p, lines in texts.items() for i in found(lines, variable)]
-    names = [(p, i) for p, lines in texts.items() for i in found(lines, NAME)]
-    for chosen in [*([place] for place in places), *([places] if len(places) > 1 else [])]:
-        yield changed(texts, chosen, variable, value, insert=False)
-    if not places:
-        for chosen in [*([name] for name in names), *([names] if len(names) > 1 else [])]:
-            yield changed(texts, chosen, variable, value, insert=True)
-
-
-def found(lines: Sequence[str], variable: str) -> Iterator[int]:
-    """Yield the numbers of the lines that set a variable."""
-    pattern = re.compile(rf"\s*{re.escape(variable)}\s*:(\s|$)")
-    return (number for number, line in enumerate(lines) if pattern.match(line))
-
-
-def changed(
-    texts: Mapping[Path, Sequence[str]],
-    places: Sequence[tuple[Path, int]],
-    variable: str,
-    value: Any,
-    *,
-    insert: bool,
-) -> dict[Path, str]:
-    """Return the files with the value at these places, or after these lines."""
-    new: dict[Path, list[str]] = {}
-    for path, number in sorted(places, key=lambda place: place[1], reverse=True):
-        lines = new.setdefault(path, list(texts[path]))
-        indent = lines[number][: len(lines[number]) - len(lines[number].lstrip())]
-        comment = re.search(r"\s+#.*$", lines[number].rstrip("\n")) if not insert else None
-        end = number + 1
-        while not insert and end < len(lines) and belongs(lines[end], indent):
-            end += 1
-        lines[number + insert : end] = as_yaml(
-            indent, variable, value, comment[0] if comment else ""
-        )
-    return {path: "".join(lines) for path, lines in new.items()}
-
-
-def belongs(line: str, indent: str) -> bool:
-    """Return whether a line goes on with the value of a key at this indent."""
-    rest = line[len(indent) :]
-    return line.startswith(indent) and rest.startswith((" ", "\t", "- "))
-
-
-def as_yaml(indent: str, variable: str, value: Any, comment: str) -> list[str]:
-    """Return the lines that set a variable; JSON is YAML."""
-    if not isinstance(value, list) or not value:
-        return [f"{indent}{variable}: {json.dumps(value)}{comment}\n"]
-    items = [f"{indent}  - {json.dumps(item)}\n" for item in value]
-    return [f"{indent}{variable}:{comment}\n", *items]
 
 
 def replace_all(new: Mapping[Path, bytes]) -> None:

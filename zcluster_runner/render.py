@@ -61,6 +61,8 @@ def show(action: Action, result: Result, out: Console, err: Console) -> None:
     for renderable in SHOWS[action.shown](result):
         # what a program reads must not be broken where the terminal ends
         out.print(renderable, soft_wrap=action.shown is Shown.SCRIPT)
+    if result.not_persisted:
+        out.print(result.not_persisted, markup=False)
     if action.writes:
         for renderable in changes(result):
             out.print(renderable)
@@ -432,8 +434,6 @@ def configured(result: Result) -> Iterable[RenderableType]:
             made.add_row(*row)
         yield made
     yield from nodes(result)
-    if result.not_persisted:
-        yield result.not_persisted
 
 
 def history(result: Result) -> Iterable[RenderableType]:
@@ -513,7 +513,7 @@ def troubles(action: Action, result: Result) -> Iterable[RenderableType]:
 
 LEASE_STAYS = (
     "Its lease on the cluster ends by itself: the next action from here takes it over at once, one "
-    "from elsewhere waits for up to ten minutes."
+    "from elsewhere waits for up to ten minutes, after an update for an hour."
 )
 
 

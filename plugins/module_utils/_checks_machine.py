@@ -190,13 +190,17 @@ def versions(view: View) -> t.Iterator[Finding]:
             table["zcluster"][host] = node.zcluster
     for name, found in table.items():
         if len({major(version) for version in found.values()}) > 1:
-            yield error(
+            # An update that was stopped between the nodes must be able to go on.
+            ours = name == "zcluster"
+            yield (warning if ours else error)(
                 view.settings.all_hosts,
                 name,
                 ", ".join(f"{host}: {version}" for host, version in found.items()),
                 f"The nodes have different major versions of {name}, which may not understand each "
                 "other.",
-                "Bring both nodes to the same major version, best to the same Debian release.",
+                "Bring both to the version that runs here: zcluster update --zcluster."
+                if ours
+                else "Bring both nodes to the same major version, best to the same Debian release.",
             )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from difflib import unified_diff
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,7 @@ from product import (
     tool,
     trace,
 )
+from test_create import BROUGHT
 from test_nodes import zcluster as answer
 from traffic import Noticed, traffic
 from zcluster_lab import NODES, Lab
@@ -304,7 +308,7 @@ def interrupt(
     with subprocess.Popen(
         [tool("ansible-playbook"), "-i", str(inventory), f"zcluster.ha.{verb}", *words],
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -442,6 +446,43 @@ def test_configure_changes_the_running_cluster_and_its_inventory(
     assert roles_changed(cluster) == before
     created = ok(play("zcluster.ha.create", inventory=mine))
     assert created.changed() == 0, created.output
+
+
+def said_of_files(output: str) -> dict[tuple[str, str], str]:
+    """What a run says of each file of a node: its difference."""
+    found = {}
+    for change in json.loads(output)["changes"]:
+        for part in re.split("^(?=--- /)", change.get("diff", ""), flags=re.MULTILINE)[1:]:
+            found[change["host"], part.split()[1]] = part
+    return found
+
+
+@pytest.mark.matrix
+def test_check_of_configure_says_of_each_file_what_is_then_done(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    mine = replace(cluster, inventory=declare(cluster, tmp_path))
+    words = ("configure", "--check-interval", "0.2", "--failback", "n1", "--output", "json")
+
+    def lines(node: str, path: str) -> list[str]:
+        return cluster.lab.exec(node, "cat", path).stdout.splitlines(keepends=True)
+
+    code, out = answer(mine, *words, "--check")
+    assert code == 0, out
+    predicted = said_of_files(out)
+    before = {where: lines(*where) for where in predicted}
+    for node in NODE_NAMES:
+        cluster.lab.exec(node, "touch", "/run/before")
+    code, out = answer(mine, *words, timeout=300)
+    assert code == 0, out
+    assert said_of_files(out) == predicted
+    for node in NODE_NAMES:
+        brought = set(cluster.lab.exec(node, "sh", "-c", BROUGHT).stdout.split())
+        assert brought == {path for host, path in predicted if host == node}
+        assert brought >= {"/etc/keepalived/keepalived.conf", "/etc/zcluster/cluster.json"}
+    for (node, path), said in predicted.items():
+        done = unified_diff(before[node, path], lines(node, path), path, path)
+        assert said == "".join(done), node
 
 
 @pytest.mark.matrix

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from faults import CONNECTIONS, clients
-from product import Cluster, create_cluster
+from product import NODE_NAMES, Cluster, create_cluster, secret_vars
 from test_nodes import nodes, zcluster
-from test_planned import insist_nothing_lost, kill_run, wait_for
+from test_planned import declare, insist_nothing_lost, kill_run, ok, wait_for
+from test_planned import zcluster as typed
 
 pytestmark = [pytest.mark.lab, pytest.mark.matrix]
 
@@ -117,12 +120,22 @@ def test_killed_update_leaves_an_orange_node_and_the_next_one_finishes_it(cluste
 OLDER = "/usr/lib/zcluster/zclustermanager/__init__.py"
 
 
-def test_zcluster_itself_is_updated_node_by_node_and_loses_nothing(cluster: Cluster) -> None:
+def versions(cluster: Cluster) -> list[str]:
+    """The versions of zcluster that the nodes have."""
+    return [cluster.status(node)["versions"]["zcluster"] for node in NODE_NAMES]  # type: ignore[index]
+
+
+def make_older(cluster: Cluster) -> None:
+    """Both nodes have an older zcluster than runs here."""
     edit = f"sed -i 's/^__version__.*/__version__ = \"0.0.1\"/' {OLDER}"
-    for node in ("n1", "n2"):
+    for node in NODE_NAMES:
         cluster.lab.exec(node, "sh", "-c", f"{edit} && systemctl restart zcluster.service")
     cluster.wait_settled()
-    assert {cluster.status(node)["versions"]["zcluster"] for node in ("n1", "n2")} == {"0.0.1"}  # type: ignore[index]
+    assert versions(cluster) == ["0.0.1"] * 2
+
+
+def test_zcluster_itself_is_updated_node_by_node_and_loses_nothing(cluster: Cluster) -> None:
+    make_older(cluster)
     # An update of both at once is not what a change of settings is.
     words = ("configure", "--check-interval", "0.2", "--output", "json")
     code, out = zcluster(cluster, *words, timeout=300)
@@ -133,8 +146,7 @@ def test_zcluster_itself_is_updated_node_by_node_and_loses_nothing(cluster: Clus
     assert code == 0, said
     insist_nothing_lost(noticed)
     assert cluster.master == "n1"
-    for node in ("n1", "n2"):
-        assert cluster.status(node)["versions"]["zcluster"] != "0.0.1"  # type: ignore[index]
+    assert "0.0.1" not in versions(cluster)
     code, said = update(cluster, "--zcluster")
     assert (code, said["changes"]) == (0, [])
 
@@ -196,24 +208,94 @@ def test_living_node_is_not_replaced(cluster: Cluster) -> None:
     assert cluster.master == "n1"
 
 
-def test_update_killed_on_the_second_node_still_goes_back_when_it_was_asked_to(
+def test_inventory_leads_to_the_new_machine_once_it_is_a_node(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    mine = declare(cluster, tmp_path)
+    addresses = [cluster.lab.settings.address(network, 12) for network in ("front", "link")]
+    true = (mine / "hosts.yml").read_text()
+    # Nobody has the addresses that the old machine had.
+    old = true
+    for address in addresses:
+        old = old.replace(address, address.removesuffix("12") + "99")
+    (mine / "hosts.yml").write_text(old)
+    words = ("replace", "n2", "--with", addresses[0], "--with-ip", addresses[1], "--yes")
+    check = ok(typed(mine, *words, "--check"))
+    assert (mine / "hosts.yml").read_text() == old
+    for variable, address in zip(("ansible_host", "zcluster_ip"), addresses, strict=True):
+        assert f'+      {variable}: "{address}"' in check.output
+    assert "1 steps would be changed on localhost" in check.output
+    assert "1 steps changed on localhost" in ok(typed(mine, *words)).output
+    assert yaml.safe_load((mine / "hosts.yml").read_text()) == yaml.safe_load(true)
+    assert "Nothing to do" in ok(typed(mine, *words)).output
+    cluster.wait_settled()
+
+
+# Each run comes further than the one before, and what all of them left is finished by the last.
+REPLACE_POINTS = (
+    "Put the peer's keys in place",
+    "Put zclustermanager and the cluster's settings in place",
+    "Wait until the backup has the configuration",
+    "Start the heartbeat of the backup",
+    "Mark the cluster as verified",
+)
+
+
+def test_replace_killed_at_five_points_is_finished_by_the_next(cluster: Cluster) -> None:
+    lab = cluster.lab
+    lab.power_off("n2")
+    wait_for(cluster, "n1", role="master")
+    lab.restore("bare", nodes=["n2"])
+    with clients(lab) as noticed:
+        with secret_vars(zcluster_root_password=lab.settings.root_password) as (_, secret):
+            for point in REPLACE_POINTS:
+                kill_run(cluster.inventory, "replace", "zcluster_node=n2", secret, at=point)
+                assert cluster.master == "n1", point
+        # The operator's key is there now.
+        code, out = zcluster(cluster, "replace", "n2", "--yes", timeout=600)
+        assert code == 0, out
+        cluster.wait_settled()
+    insist_nothing_lost(noticed)
+    assert cluster.master == "n1"
+    wait_for(cluster, "n2", ready=True)
+    for node in NODE_NAMES:
+        lab.exec(node, "test", "!", "-e", "/run/zcluster.lease")
+        lab.exec(node, "test", "!", "-e", "/run/zcluster/checkpoint/create.json")
+
+
+# The same: of the first node, of the second, and of the way back. A task that finds nothing to do
+# is begun, too.
+UPDATE_POINTS = (
+    ("Take the node out of service", 1, "n2", "backup"),
+    ("Restart zclustermanager", 1, "n2", "maintenance"),
+    ("Wait until the node is green", 1, "n2", "backup"),
+    ("Update the packages", 2, "n1", "maintenance"),
+    ("Hand over", 1, "n1", "backup"),
+)
+
+
+def test_update_killed_at_five_points_still_goes_back_when_it_was_asked_to(
     cluster: Cluster,
 ) -> None:
-    for node in ("n1", "n2"):
+    make_older(cluster)
+    for node in NODE_NAMES:
         offer_newer_keepalived(cluster, node)
+    both = ("zcluster_update_self=true", "zcluster_update_back=true")
     with clients(cluster.lab) as noticed:
         code, said = update(cluster, "--package", "keepalived", "--check")
         assert (code, cluster.master) == (0, "n1"), said
         predicted = [change["step"] for change in said["changes"]]
-        kill_run(cluster.inventory, "update", "zcluster_update_back=true", at="Renew the lease")
-        assert keepalived(cluster, "n2").endswith(".zcl1")
-        # Of the backup there is nothing more to do: it comes to the other at once.
-        kill_run(cluster.inventory, "update", at="Update the packages", nth=2)
-        assert cluster.status("n1")["role"] == "maintenance"
-        code, said = update(cluster, "--back")
+        for point, nth, node, role in UPDATE_POINTS:
+            kill_run(cluster.inventory, "update", *both, at=point, nth=nth)
+            assert cluster.status(node)["role"] == role, point
+        assert cluster.master == "n2"
+        code, said = update(cluster, "--zcluster", "--back")
         assert code == 0, said
         assert cluster.master == "n1"
     insist_nothing_lost(noticed)
     assert predicted == ["Update the packages"] * 2
-    for node in ("n1", "n2"):
+    assert "0.0.1" not in versions(cluster)
+    for node in NODE_NAMES:
         assert keepalived(cluster, node).endswith(".zcl1")
+        for left in ("/var/lib/zcluster/updating", "/run/zcluster.lease"):
+            cluster.lab.exec(node, "test", "!", "-e", left)

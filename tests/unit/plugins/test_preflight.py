@@ -512,7 +512,13 @@ def other_major_version_of_keepalived(pair: Any) -> None:
 
 
 @case(
-    "versions", BOTH, "zcluster", "lb1: 1.4.0, lb2: 2.0.0", "different major versions of zcluster"
+    "versions",
+    BOTH,
+    "zcluster",
+    "lb1: 1.4.0, lb2: 2.0.0",
+    "different major versions of zcluster",
+    "zcluster update --zcluster",
+    severity="warning",
 )
 def other_major_version_of_zcluster(pair: Any) -> None:
     pair.n1["zcluster"], pair.n2["zcluster"] = "1.4.0", "2.0.0"

@@ -732,3 +732,24 @@ def test_configure_without_settings_needs_a_terminal_or_a_yes(
         code, out, _ = command(capfd, "-i", configurable, "configure", word, "-o", "json")
         assert code == 0
         assert json.loads(out)["reports"]["got"]["lb1"][0] == "disabled"
+
+
+def test_replace_leaves_an_inventory_that_leads_to_the_new_machine(
+    capfd: pytest.CaptureFixture[str], collection: Put, configurable: Path
+) -> None:
+    collection("replace", NODE.replace("{{ STATUS }}", "ok"))
+    replace = ("-i", configurable, "replace", "lb2", "--with", "192.0.2.99", "--yes")
+    before = configurable.read_text()
+    code, out, _ = command(capfd, *replace, "--with-ip", "198.18.30.99", "--check")
+    assert (code, configurable.read_text()) == (0, before)
+    line = '    lb2: {"zcluster_ip": "198.18.30.99", "ansible_host": "192.0.2.99"}'
+    assert f"+{line}" in out
+    assert "1 steps would be changed on localhost" in out
+    assert command(capfd, *replace, "--with-ip", "198.18.30.99")[0] == 0
+    assert line in configurable.read_text().splitlines()
+    code, out, _ = command(capfd, *replace, "-o", "json")
+    assert (code, json.loads(out)["changes"]) == (0, [])
+    collection("replace", "    - name: Fail\n      ansible.builtin.fail: {msg: no}\n")
+    written = configurable.read_text()
+    assert command(capfd, *replace, "--with", "192.0.2.98")[0] != 0
+    assert configurable.read_text() == written

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Settings of configure: worked out against the inventory, and written into it by one line."""
+"""Settings worked out against the inventory, and written into it by one line."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_of_several_clusters_one_must_be_named() -> None:
 
 
 def test_value_is_written_where_it_stands_and_nothing_else_changes(inventory: Path) -> None:
-    assert configure.persist([inventory], "web", {"zcluster_failback": "lb1"}) == ""
+    assert configure.persist([inventory], "web", {"zcluster_failback": "lb1"}).lost == ""
     old, new = HOSTS.splitlines(), (inventory / "hosts.yml").read_text().splitlines()
     changes = [(a, b) for a, b in zip(old, new, strict=True) if a != b]
     assert changes == [
@@ -120,20 +120,20 @@ def test_value_is_written_where_it_stands_and_nothing_else_changes(inventory: Pa
 
 
 def test_value_goes_to_the_cluster_that_is_meant(inventory: Path) -> None:
-    assert configure.persist([inventory], "db", {"zcluster_failback": "db2"}) == ""
+    assert configure.persist([inventory], "db", {"zcluster_failback": "db2"}).lost == ""
     found = configure.variables_of([inventory])
     assert [found[host]["zcluster_failback"] for host in ("lb1", "db1")] == ["disabled", "db2"]
 
 
 def test_list_is_replaced_whole_and_its_neighbours_stay(inventory: Path) -> None:
     vips = ["192.0.2.100/24", {"address": "192.0.2.9/24", "interface": "eth0"}]
-    assert configure.persist([inventory], "web", {"zcluster_vips": vips}) == ""
+    assert configure.persist([inventory], "web", {"zcluster_vips": vips}).lost == ""
     found = configure.variables_of([inventory])["lb2"]
     assert (found["zcluster_vips"], found["zcluster_check_interval"]) == (vips, 0.1)
 
 
 def test_setting_that_is_nowhere_yet_comes_after_the_clusters_name(inventory: Path) -> None:
-    assert configure.persist([inventory], "web", {"zcluster_preempt_delay": 30.0}) == ""
+    assert configure.persist([inventory], "web", {"zcluster_preempt_delay": 30.0}).lost == ""
     lines = (inventory / "hosts.yml").read_text().splitlines()
     place = lines.index("        zcluster_name: web")
     assert lines[place + 1] == "        zcluster_preempt_delay: 30.0"
@@ -142,14 +142,14 @@ def test_setting_that_is_nowhere_yet_comes_after_the_clusters_name(inventory: Pa
 def test_inventory_that_cannot_be_written_stays_and_the_lines_are_said(tmp_path: Path) -> None:
     path = tmp_path / "hosts.ini"
     path.write_text("[web]\nlb1\nlb2\n[web:vars]\nzcluster_name=web\n")
-    said = configure.persist([path], "web", {"zcluster_failback": "lb1"})
+    said = configure.persist([path], "web", {"zcluster_failback": "lb1"}).lost
     assert 'zcluster_failback: "lb1"' in said
     assert path.read_text() == "[web]\nlb1\nlb2\n[web:vars]\nzcluster_name=web\n"
 
 
 def test_value_that_is_there_already_is_left_alone(inventory: Path) -> None:
     before = (inventory / "hosts.yml").stat()
-    assert configure.persist([inventory], "web", {"zcluster_failback": "disabled"}) == ""
+    assert configure.persist([inventory], "web", {"zcluster_failback": "disabled"}).lost == ""
     assert (inventory / "hosts.yml").stat().st_ino == before.st_ino
 
 
@@ -165,7 +165,7 @@ def test_trying_leaves_the_users_files_alone(
         return real(paths)
 
     monkeypatch.setattr(configure, "variables_of", watched)
-    assert configure.persist([inventory], "db", {"zcluster_failback": "db2"}) == ""
+    assert configure.persist([inventory], "db", {"zcluster_failback": "db2"}).lost == ""
     assert len(seen) > 2
     assert set(seen) == {HOSTS}
 
@@ -177,7 +177,7 @@ def test_inventory_without_write_permission_is_said_not_a_fault(
         raise PermissionError(13, "Permission denied", "hosts.yml")
 
     monkeypatch.setattr(configure, "replace", refused)
-    said = configure.persist([inventory], "web", {"zcluster_failback": "lb1"})
+    said = configure.persist([inventory], "web", {"zcluster_failback": "lb1"}).lost
     assert "Permission denied: 'hosts.yml'" in said
     assert 'zcluster_failback: "lb1"' in said
 
@@ -186,11 +186,11 @@ def test_file_is_tried_with_what_stands_beside_it(inventory: Path) -> None:
     (inventory / "group_vars").mkdir()
     (inventory / "group_vars/cluster_web.yml").write_text("zcluster_preempt_delay: 3.0\n")
     file = inventory / "hosts.yml"
-    assert configure.persist([file], "web", {"zcluster_failback": "lb1"}) == ""
+    assert configure.persist([file], "web", {"zcluster_failback": "lb1"}).lost == ""
     found = configure.variables_of([file])["lb1"]
     assert (found["zcluster_failback"], found["zcluster_preempt_delay"]) == ("lb1", 3.0)
     # in a directory, files in directories of it are candidates, too
-    assert configure.persist([inventory], "web", {"zcluster_preempt_delay": 4.0}) == ""
+    assert configure.persist([inventory], "web", {"zcluster_preempt_delay": 4.0}).lost == ""
     written = (inventory / "group_vars/cluster_web.yml").read_text()
     assert written == "zcluster_preempt_delay: 4.0\n"
     assert sorted(path.name for path in inventory.iterdir()) == ["group_vars", "hosts.yml"]
@@ -204,3 +204,41 @@ def test_files_are_written_all_or_none(tmp_path: Path) -> None:
         configure.replace_all({first: b"new", second: "no bytes"})  # type: ignore[dict-item]
     assert (first.read_text(), second.read_text()) == ("a", "b")
     assert [path.name for path in tmp_path.iterdir() if "b.yml" in path.name] == ["b.yml"]
+
+
+def test_check_says_what_would_be_written_and_writes_nothing(inventory: Path) -> None:
+    wanted = {"zcluster_failback": "lb1", "zcluster_preempt_delay": 30.0}
+    said = configure.persist([inventory], "web", wanted, check=True)
+    assert (inventory / "hosts.yml").read_text() == HOSTS
+    assert [line for line in said.diff.splitlines() if line[0] in "+-"] == [
+        f"--- before: {inventory}/hosts.yml",
+        f"+++ after: {inventory}/hosts.yml",
+        "+        zcluster_preempt_delay: 30.0",
+        "-        zcluster_failback: disabled  # for now",
+        '+        zcluster_failback: "lb1"  # for now',
+    ]
+    assert configure.persist([inventory], "web", wanted) == said
+    assert configure.persist([inventory], "web", wanted, check=True) == ("", "")
+
+
+NEW = {"ansible_host": "192.0.2.99", "zcluster_ip": "198.51.100.99"}
+
+
+def test_variables_of_one_host_are_written_for_it_alone(inventory: Path) -> None:
+    before = configure.variables_of([inventory])
+    said = configure.persist([inventory], "web", NEW, "lb2")
+    assert said.lost == ""
+    assert [line for line in said.diff.splitlines()[2:] if line[0] in "+-"] == [
+        "-        lb2: {zcluster_ip: 198.18.30.12}",
+        '+        lb2: {"zcluster_ip": "198.51.100.99", "ansible_host": "192.0.2.99"}',
+    ]
+    assert configure.variables_of([inventory]) == {**before, "lb2": {**before["lb2"], **NEW}}
+    assert configure.persist([inventory], "web", NEW, "lb2") == ("", "")
+
+
+def test_who_must_write_for_a_host_is_told_what(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.ini"
+    path.write_text("[web]\nlb1\nlb2 zcluster_ip=198.51.100.12\n")
+    said = configure.persist([path], "web", NEW, "lb2")
+    assert 'please write there, for lb2\n  ansible_host: "192.0.2.99"' in said.lost
+    assert said.diff == ""
