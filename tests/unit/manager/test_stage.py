@@ -570,6 +570,25 @@ def test_file_that_never_holds_still_does_not_stop_the_others(
     assert f"{here}/other" in after
 
 
+def test_disk_of_the_sender_that_is_full_is_said(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, store, scanner = disk("n1")
+    fill(here)
+    store.save(Generation("1" * 32, (), tree.digest(scanner.scan()), term=True))
+
+    def write(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+    sender = Sender(
+        Replica(LocalDisk(store, scanner), lambda: "2" * 32), Far("accept"), freezer(store)
+    )
+    with pytest.raises(OSError, match=f"No space left on device.*{store.outgoing}"):
+        sender.run()
+    assert list(store.outgoing.iterdir()) == [store.frozen]
+
+
 class Far:
     """A peer that writes down what it is asked."""
 
