@@ -276,6 +276,8 @@ def decide(cluster: Cluster, seen: Observation) -> dict[str, Any]:
             message += f"; {seen.waits}"
         elif mine == "backup" and seen.sync.state == "pending":
             message += f"; {seen.sync.why}"
+        if seen.sync.state == "in sync" and seen.sync.why:
+            message += f"; {seen.sync.why}"
     if starting := [str(told["name"]) for told in seen.services if told["state"] == "starting"]:
         message += f"; starting: {', '.join(starting)}"
     # Shown, not red: that is how it is in the middle of an update.
