@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import grp
@@ -32,6 +33,7 @@ RACY_NS = 50_000_000
 # The disk takes no more; that does not pass by itself.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_AT_ONCE = 1 << 20
+DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class UnstableError(OSError):
@@ -240,22 +242,65 @@ def sound_xattr(name: str, value: object) -> bool:
     return isinstance(value, str) and form.fullmatch(value) is not None
 
 
+@contextlib.contextmanager
+def beneath(path: str, root: str) -> Iterator[str]:
+    """Another name of a path, on whose way below its root no symbolic link is followed.
+
+    Each directory is opened from the one above (openat(2), O_NOFOLLOW): who may write in one could
+    make the next a link to anywhere at any moment. What is above a root is the administrator's.
+    """
+    above, (directory, name) = os.path.dirname(root), os.path.split(path)
+    opened = ""
+    descriptor = os.open(above, DIRECTORY)
+    try:
+        for part in filter(None, directory[len(above) :].split("/")):
+            below = os.open(part, DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        opened = f"/proc/self/fd/{descriptor}"
+        yield f"{opened}/{name}"
+    except OSError as error:
+        # People know it by its path.
+        for said in ("filename", "filename2"):
+            if opened and str(getattr(error, said)).startswith(f"{opened}/"):
+                setattr(error, said, f"{directory}{getattr(error, said)[len(opened) :]}")
+        if not opened:
+            error.filename = path
+        raise
+    finally:
+        os.close(descriptor)
+
+
 def dress(path: str, entry: Entry) -> None:
-    """Give a path the owner, mode, extended attributes and times of an entry."""
+    """Give a path the owner, mode, extended attributes and times of an entry.
+
+    A symbolic link gets its own, whoever puts it there at whatever moment: not what it leads to.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        dress_open(descriptor, entry)
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def dress_open(descriptor: int, entry: Entry) -> None:
+    """The same for what is open."""
+    path = f"/proc/self/fd/{descriptor}"
     owner, group = uid(entry.owner), gid(entry.group)
-    os.chown(
-        path, -1 if owner is None else owner, -1 if group is None else group, follow_symlinks=False
-    )
-    present = set(os.listxattr(path, follow_symlinks=False))
+    os.chown(path, -1 if owner is None else owner, -1 if group is None else group)
+    present = set(os.listxattr(path))
     for name, value in entry.xattrs.items():
         raw = _acl_bytes(value) if name in ACLS else bytes.fromhex(value)
-        os.setxattr(path, name, raw, follow_symlinks=False)
+        os.setxattr(path, name, raw)
     for name in present - entry.xattrs.keys():
         if not name.startswith(LOCAL_XATTRS):
-            os.removexattr(path, name, follow_symlinks=False)
-    if not stat.S_ISLNK(os.lstat(path).st_mode):
+            os.removexattr(path, name)
+    if not stat.S_ISLNK(os.fstat(descriptor).st_mode):
         os.chmod(path, entry.mode)
-    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
 def excluded(path: str, excludes: Sequence[str]) -> bool:
