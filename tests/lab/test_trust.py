@@ -122,8 +122,10 @@ def test_a_manifest_with_a_path_outside_the_roots_is_refused(
         " {'id': '0' * 32, 'ancestors': [], 'digest': tree.digest(m), 'term': True}}))"
     )
     document = cluster.lab.exec("n1", "python3", "-c", script).stdout
+    before = refusals(cluster)
     said = knock(cluster, "offer", stdin=document)
     assert "is not synchronized on this node" in json.loads(said.stdout)["error"]
+    eventually("it is logged", lambda: refusals(cluster) > before)
 
 
 def test_a_huge_request_is_refused_and_logged(cluster: Cluster) -> None:

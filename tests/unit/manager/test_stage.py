@@ -113,6 +113,116 @@ def test_undo_brings_back_everything_that_passes_replaced(disk: Disk) -> None:
     assert list(local.store.versions.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_undo_brings_a_directory_back_in_its_place_not_where_a_link_leads(
+    disk: Disk, tmp_path: Path, kind: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.cfg").write_text("of nobody's business")
+
+    def retype(root: Path) -> None:
+        shutil.rmtree(root / "conf.d")
+        if kind == "link":
+            (root / "conf.d").symlink_to(elsewhere)
+        else:
+            (root / "conf.d").write_text("a file now")
+
+    _, local, stage = staged(disk, retype)
+    before = contents(local.scanner)
+    arrive(local, stage)
+    stages.undo(local.store)
+    assert contents(Scanner(local.scanner.roots, [])) == before
+    assert (elsewhere / "a.cfg").read_text() == "of nobody's business"
+
+
+STEPS = ("keep", "make", "put", "take_away", "link", "keep_beside", "forget", "dress", "remove")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_directory_that_became_a_link_out_of_the_root_leads_nowhere(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Somebody who may write in the root does that after the last look at it."""
+    here, store, scanner = disk("n2")
+    local, outside, blobs = LocalDisk(store, scanner), tmp_path / "outside", tmp_path / "blobs"
+    for directory in (here / "d", here / "d/empty", outside, outside / "empty", blobs):
+        directory.mkdir()
+    token, path, beside = "0" * 32, f"{here}/d/a", f"{here}/d/.zcluster-{'1' * 32}"
+    for place in (here / "d", outside):
+        (place / "a").write_text(f"in {place.name}")
+        if step != "make":
+            (place / Path(beside).name).write_text(f"beside in {place.name}")
+    (here / "other").write_text("other")
+    live = scanner.scan()
+    (blobs / live[f"{here}/other"].sha256).write_text("other")
+    new = replace(live[f"{here}/other"], path=path, mode=0o777)
+    monkeypatch.setattr(local, "_beside", lambda *_: beside)
+    (here / "d").rename(here / "moved")
+    (here / "d").symlink_to(outside)
+    before = Scanner([str(outside)], []).scan()
+    version = local.version("replaced")
+    acts: dict[str, Callable[[], object]] = {
+        "keep": lambda: local.keep(version, live[path]),
+        "make": lambda: local.make(new, blobs, token),
+        "put": lambda: local.put(token, path),
+        "take_away": lambda: local.take_away(token, path),
+        "link": lambda: local.link(token, replace(new, link=f"{here}/other")),
+        "keep_beside": lambda: local.keep_beside(version, token, path),
+        "forget": lambda: local.forget(token, path),
+        "dress": lambda: local.dress(new),
+        "remove": lambda: local.remove_directory(f"{here}/d/empty"),
+    }
+    with contextlib.suppress(NotADirectoryError):
+        acts[step]()
+        assert step == "remove", "what it cannot remove, it leaves"
+    after = Scanner([str(outside), *map(str, outside.glob(".*"))], []).scan()
+    assert {p: after.get(p) for p in before} == before
+    assert sorted(p.name for p in outside.rglob("*")) == sorted(
+        ["a", "empty", *([] if step == "make" else [Path(beside).name])]
+    )
+    assert not [p for p in store.versions.rglob("*") if p.is_file()]
+
+
+def test_pass_under_which_a_directory_became_a_link_is_finished_inside_the_root(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, local, stage = staged(disk, everything)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.cfg").write_text("theirs")
+    put = local.put
+
+    def swap(token: str, path: str) -> bool:
+        if path == f"{here}/conf.d/a.cfg" and not (here / "conf.d").is_symlink():
+            (here / "conf.d").rename(here / "moved")
+            (here / "conf.d").symlink_to(outside)
+        return put(token, path)
+
+    monkeypatch.setattr(local, "put", swap)
+    stages.verify(local, stage, local.scan())
+    stages.begin(local, stage, local.scan())
+    with pytest.raises(OSError, match=f"Not a directory: '{here}/conf.d/"):
+        stages.redo(local, stage, begun_now=True)
+    stages.recover(local)
+    assert (outside / "a.cfg").read_text() == "theirs"
+    assert [p.name for p in outside.iterdir()] == ["a.cfg"]
+    assert (here / "added/deep.cfg").read_text() == "three"
+    assert local.tokens() == []
+
+
+def test_mode_of_a_file_is_never_given_to_what_a_link_leads_to(tmp_path: Path) -> None:
+    secret, link = tmp_path / "secret", tmp_path / "link"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    link.symlink_to(secret)
+    before = Scanner([str(secret)], []).scan()
+    entry = replace(before[str(secret)], mode=0o777, mtime_ns=1)
+    tree.dress(str(link), entry)
+    assert tree.differing(Scanner([str(secret)], []).scan(), before) == []
+    assert link.lstat().st_mtime_ns == 1
+
+
 def test_damaged_content_touches_nothing(disk: Disk) -> None:
     _, local, stage = staged(disk, everything)
     next(local.blobs(stage.token).iterdir()).write_text("damaged")
@@ -180,6 +290,12 @@ def test_edit_after_a_killed_pass_is_a_change_of_its_own(disk: Disk) -> None:
 
 
 Arrange = Callable[[Callable[[str], None]], None]
+THROUGH = re.compile(r"/proc/self/fd/(\d+)")
+
+
+def plain(path: object) -> str:
+    """A path that goes through an open directory, as people know it."""
+    return THROUGH.sub(lambda found: str(Path(found[0]).readlink()), str(path))
 
 
 @pytest.fixture
@@ -191,7 +307,7 @@ def before_each_exchange(monkeypatch: pytest.MonkeyPatch) -> Arrange:
             real = getattr(module, name)
 
             def step(source: str, target: str, *flags: int, _real: Any = real) -> None:
-                live = str(target) if ".zcluster-" in str(source) else str(source)
+                live = plain(target if ".zcluster-" in str(source) else source)
                 if "/root/" in live and "/versions/" not in live:
                     act(live)
                 _real(source, target, *flags)
@@ -433,7 +549,12 @@ def test_nothing_gets_its_name_before_it_is_durable(disk: Disk, tmp_path: Path) 
     )
     not_yet: set[str] = set()
     renamed = []
-    for line in trace.read_text().splitlines():
+    opened: dict[str, str] = {}
+    for raw in trace.read_text().splitlines():
+        line = raw
+        for through in THROUGH.finditer(raw):
+            line = line.replace(f"{through[0]}/", f"{opened[through[1]]}/")
+        opened |= dict(re.findall(r"= (\d+)<([^>]*)>$", line))
         if found := re.search(r'openat\(.*"([^"]*\.zcluster-[^"]+)", [^,]*O_CREAT', line):
             not_yet.add(found[1])
         elif found := re.search(r"fsync\(\d+<([^>]*)>\)\s+= 0", line):
@@ -568,6 +689,25 @@ def test_file_that_never_holds_still_does_not_stop_the_others(
     after = scanner.scan()
     assert after[f"{here}/conf.d/a.cfg"].sha256 == before[f"{here}/conf.d/a.cfg"].sha256
     assert f"{here}/other" in after
+
+
+def test_disk_of_the_sender_that_is_full_is_said(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, store, scanner = disk("n1")
+    fill(here)
+    store.save(Generation("1" * 32, (), tree.digest(scanner.scan()), term=True))
+
+    def write(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+    sender = Sender(
+        Replica(LocalDisk(store, scanner), lambda: "2" * 32), Far("accept"), freezer(store)
+    )
+    with pytest.raises(OSError, match=f"No space left on device.*{store.outgoing}"):
+        sender.run()
+    assert list(store.outgoing.iterdir()) == [store.frozen]
 
 
 class Far:

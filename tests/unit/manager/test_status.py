@@ -151,6 +151,10 @@ def test_what_waits_for_a_moment_is_green_and_an_edit_on_the_backup_is_named(
     answer = decide(cluster, edited)
     assert answer["status"] == "ok"
     assert answer["message"] == "Node online and passive; edited here (/etc/x)"
+    late = "changes are found late: see fs.inotify.max_user_watches"
+    answer = decide(cluster, replace(HEALTHY_MASTER, sync=Sync("in sync", late, sending=True)))
+    assert answer["status"] == "ok"
+    assert answer["message"] == f"Node online and active; {late}"
 
 
 def test_pause_is_orange_on_either_node_with_who_and_why(cluster: Cluster) -> None:

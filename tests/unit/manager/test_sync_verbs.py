@@ -116,6 +116,19 @@ def test_what_cannot_be_restored_is_said_in_words(master: Master) -> None:
         )
 
 
+def test_nothing_is_restored_to_where_a_link_leads(master: Master, tmp_path: Path) -> None:
+    version = master.passes_over("d/a.cfg")
+    outside = tmp_path / "outside"
+    (master.root / "d").rename(outside)
+    (outside / "a.cfg").write_text("theirs")
+    (master.root / "d").symlink_to(outside)
+    asked = Asked(path=f"{master.root}/d/a.cfg", version=version)
+    with pytest.raises(OperateError, match=f"Not a directory: '{master.root}/d/a.cfg'"):
+        operate.run(master.cluster, "restore", asked)
+    assert [(p.name, p.read_text()) for p in outside.iterdir()] == [("a.cfg", "theirs")]
+    assert [p.name for p in master.root.iterdir()] == ["d"]
+
+
 @pytest.mark.parametrize("version", ["", "/etc/haproxy", "../x"])
 def test_restore_needs_a_path_and_a_version(master: Master, version: str) -> None:
     with pytest.raises(OperateError, match="PATH@VERSION"):

@@ -125,3 +125,48 @@ def test_peer_that_comes_back_is_asked_what_it_has(
     node.peer_is_back()
     node._look(full=False, force=False)
     assert asked == ["generation", "offer", "offer"]
+
+
+class Slept(Exception):  # noqa: N818
+    """The end of a turn of the worker."""
+
+
+def turn(node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch) -> float:
+    """One look of the worker; how long it would have slept then."""
+    slept = []
+
+    def sleep(seconds: float, *, deaf: bool) -> None:
+        slept.append(seconds)
+        raise Slept
+
+    monkeypatch.setattr(node, "_sleep", sleep)
+    node.cpu_seconds = worker.time.thread_time()
+    with pytest.raises(Slept):
+        node.run()
+    return slept[0]
+
+
+def test_inotify_that_was_refused_is_said_and_had_as_soon_as_there_is_room(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError("too many instances")
+
+    node.watcher = node.scanner.watch = None
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.inotify, "Watcher", full)
+        assert turn(node, monkeypatch) <= worker.UNHEARD_PASS
+    assert node.result.state == "in sync"
+    assert "fs.inotify.max_user_instances" in node.result.why
+    turn(node, monkeypatch)
+    assert not node.result.why
+    (root(node) / "a.cfg").write_text("changed")
+    assert "edited here" in node._look(full=False, force=False).why
+
+
+def test_what_is_kept_is_not_beyond_its_limits_for_long(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A look that had much to read is not repeated for long; the limits are.
+    monkeypatch.setattr(worker.time, "thread_time", iter(range(0, 1000, 5)).__next__)
+    assert turn(node, monkeypatch) <= worker.SLOW_PASS

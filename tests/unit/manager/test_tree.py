@@ -225,6 +225,71 @@ def test_writers_that_never_stop_lose_nothing(root: Path, watcher: inotify.Watch
     agree(scanner)
 
 
+def test_file_that_is_being_written_is_not_there_yet_or_is_what_it_was(
+    root: Path, watcher: inotify.Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanner = Scanner([str(root)], [], watch=watcher)
+    before = scanner.scan()
+    real = tree.digest_file
+    written = {str(root / "a/one"), str(root / "a/large")}
+
+    def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_result]:
+        if path in written:
+            raise tree.UnstableError("changes while it is read")
+        return real(path, copy_to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tree, "digest_file", digest_file)
+        (root / "a/one").write_text("changed")
+        (root / "a/large").write_text("new")
+        (root / "a/small").write_text("calm")
+        os.link(root / "a/large", root / "a/larger")
+        for doubt in (False, True):
+            if doubt:
+                scanner.doubt()
+            found = scanner.scan()
+            assert tree.differing(before, found) == [str(root / "a/larger"), str(root / "a/small")]
+            assert not found[str(root / "a/larger")].link
+        with pytest.raises(tree.UnstableError):  # that is not "it is gone"
+            fresh(scanner)
+    # The end of the writing is an event of its own.
+    for name in ("one", "large"):
+        (root / "a" / name).open("a").close()
+    agree(scanner)
+
+
+def test_large_file_that_is_written_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(bytes(10 * tree.READ_AT_ONCE))
+    states = iter(range(1000))
+    fstat = os.fstat
+
+    def changing(descriptor: int) -> os.stat_result:
+        info = list(fstat(descriptor))
+        info[6] = next(states)  # its size
+        return os.stat_result(info)
+
+    read = []
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", changing)
+        patched.setattr(tree.hashlib, "sha256", lambda: Counting(read))
+        with pytest.raises(tree.UnstableError):
+            tree.digest_file(str(large))
+    assert sum(read) == 3 * tree.READ_AT_ONCE
+
+
+class Counting:
+    """A digest that knows how much it was given."""
+
+    def __init__(self, read: list[int]) -> None:
+        self.read = read
+
+    def update(self, chunk: bytes) -> None:
+        self.read.append(len(chunk))
+
+
 def test_a_change_right_after_a_read_is_seen_though_size_and_times_are_the_same(
     root: Path, watcher: inotify.Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,8 +169,13 @@ def freeze(cluster: Cluster, token: str, document: Any) -> dict[str, Any]:
     directory = disk.store.outgoing / token
     disk.store.forget_old()
     directory.mkdir(parents=True, mode=0o700)
-    if not copy_contents(disk.scan(), set(document["need"]), directory):
-        shutil.rmtree(directory, ignore_errors=True)
+    whole = False
+    try:
+        whole = copy_contents(disk.scan(), set(document["need"]), directory)
+    finally:
+        if not whole:
+            shutil.rmtree(directory, ignore_errors=True)
+    if not whole:
         raise PassingError("files change while they are read; trying again")
     return {"frozen": token}
 

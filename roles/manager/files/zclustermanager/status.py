@@ -279,6 +279,8 @@ def decide(cluster: Cluster, seen: Observation) -> dict[str, Any]:
             message += f"; {seen.waits}"
         elif mine == "backup" and seen.sync.state == "pending":
             message += f"; {seen.sync.why}"
+        if seen.sync.state == "in sync" and seen.sync.why:
+            message += f"; {seen.sync.why}"
     if starting := [str(told["name"]) for told in seen.services if told["state"] == "starting"]:
         message += f"; starting: {', '.join(starting)}"
     if seen.keepalived.realtime is False and cluster.check_interval < REALTIME_BELOW:

@@ -16,7 +16,7 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -236,8 +236,8 @@ class LocalDisk:
             return
         copy = self.store.version(version) / entry.path.lstrip("/")
         copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with contextlib.suppress(FileNotFoundError):
-            self._copy(entry.path, copy)
+        with contextlib.suppress(FileNotFoundError), self._beneath(entry.path) as live:
+            self._copy(live, copy)
 
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         """Beside the copies."""
@@ -264,29 +264,33 @@ class LocalDisk:
 
     def make(self, entry: Entry, contents: Path, token: str) -> None:
         """On the same file system, so that a rename is enough."""
-        new = self._beside(token, entry.path)
-        os.makedirs(os.path.dirname(new), exist_ok=True)
-        if entry.kind == "directory":
-            if os.path.isdir(entry.path) and not os.path.islink(entry.path):
-                return
-            os.mkdir(new, 0o700)
-        elif entry.kind == "symlink":
-            os.symlink(entry.target, new)
-        else:
-            blob = contents / entry.sha256
-            if not blob.exists():
-                # Nothing came for what has the right content: owner and mode are enough.
-                if tree.digest_file(entry.path)[0] != entry.sha256:
-                    raise DiskError(f"the new content of {entry.path} is not there")
-                return
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with blob.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
-                try:
-                    copy_holes_too(source.fileno(), copy.fileno())
-                except OSError as error:
-                    error.filename = entry.path  # sendfile(2) does not say which disk is full
-                    raise
-        tree.dress(new, entry)
+        beside = self._beside(token, entry.path)
+        os.makedirs(os.path.dirname(beside), exist_ok=True)
+        with self._beneath(beside) as new:
+            if entry.kind == "file":
+                self._make_file(new, entry, contents / entry.sha256)
+            elif entry.kind == "symlink":
+                os.symlink(entry.target, new)
+                tree.dress(new, entry)
+            elif not os.path.isdir(entry.path) or os.path.islink(entry.path):
+                os.mkdir(new, 0o700)
+                tree.dress(new, entry)
+
+    @staticmethod
+    def _make_file(new: str, entry: Entry, blob: Path) -> None:
+        if not blob.exists():
+            # Nothing came for what has the right content: owner and mode are enough.
+            if tree.digest_file(entry.path)[0] != entry.sha256:
+                raise DiskError(f"the new content of {entry.path} is not there")
+            return
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with blob.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
+            try:
+                copy_holes_too(source.fileno(), copy.fileno())
+                tree.dress_open(copy.fileno(), entry)
+            except OSError as error:
+                error.filename = entry.path  # sendfile(2) does not say which disk is full
+                raise
 
     def beside(self, token: str, path: str) -> Entry | None:
         """By its content, for a rename changes the rest."""
@@ -319,25 +323,25 @@ class LocalDisk:
 
     def put(self, token: str, path: str) -> bool:
         """In one step: readers see the old or the new, and no write falls between the two."""
-        new = self._beside(token, path)
-        if not os.path.lexists(new):
-            return False
-        if not os.path.isdir(new) or os.path.islink(new):
-            self._must_be_empty(path)
-        while True:
-            try:
-                return self._exchange(new, path)
-            except FileNotFoundError:
-                pass
-            with contextlib.suppress(FileExistsError):
-                durable.renameat2(new, path, durable.NOREPLACE)
-                return True
+        with self._both(token, path) as (live, new):
+            if not os.path.lexists(new):
+                return False
+            if (not os.path.isdir(new) or os.path.islink(new)) and self._holds_something(live):
+                raise DiskError(f"{path} must become a file but holds files of this node")
+            while True:
+                try:
+                    return self._exchange(new, live)
+                except FileNotFoundError:
+                    pass
+                with contextlib.suppress(FileExistsError):
+                    durable.renameat2(new, live, durable.NOREPLACE)
+                    return True
 
     @staticmethod
-    def _must_be_empty(path: str) -> None:
+    def _holds_something(path: str) -> bool:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            if not os.path.islink(path) and any(os.scandir(path)):
-                raise DiskError(f"{path} must become a file but holds files of this node")
+            return not os.path.islink(path) and any(os.scandir(path))
+        return False
 
     @staticmethod
     def _exchange(new: str, path: str) -> bool:
@@ -360,30 +364,35 @@ class LocalDisk:
 
     def take_away(self, token: str, path: str) -> None:
         """Whoever looks for it now finds nothing; who has it open can be waited for."""
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(path, self._beside(token, path))
+        with contextlib.suppress(FileNotFoundError), self._both(token, path) as (live, aside):
+            os.rename(live, aside)
 
     def link(self, token: str, entry: Entry) -> None:
         """One more name of a file that is in place."""
         self.forget(token, entry.path)
-        os.link(entry.link, self._beside(token, entry.path), follow_symlinks=False)
+        with (
+            self._beneath(entry.link) as other,
+            self._beneath(self._beside(token, entry.path)) as new,
+        ):
+            os.link(other, new, follow_symlinks=False)
 
     def keep_beside(self, version: str, token: str, path: str) -> Manifest:
         """Renamed where that is possible: who still writes to it then writes to what is kept."""
-        name, copy = self._beside(token, path), self.store.version(version) / path.lstrip("/")
+        copy = self.store.version(version) / path.lstrip("/")
         copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            os.rename(name, copy)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            deadline = time.monotonic() + LAST_WORDS
-            while self.held(token, path) and time.monotonic() < deadline:
-                time.sleep(0.01)
-            if os.path.isdir(name) and not os.path.islink(name):
-                shutil.copytree(name, copy, symlinks=True, dirs_exist_ok=True)
-            else:
-                self._copy(name, copy)
+        with self._beneath(self._beside(token, path)) as name:
+            try:
+                os.rename(name, copy)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                deadline = time.monotonic() + LAST_WORDS
+                while self.held(token, path) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                if os.path.isdir(name) and not os.path.islink(name):
+                    shutil.copytree(name, copy, symlinks=True, dirs_exist_ok=True)
+                else:
+                    self._copy(name, copy)
         kept = Scanner([str(copy)], []).scan()
         here = str(copy).removesuffix(path)
         return {p: replace(e, path=p, link="") for q, e in kept.items() if (p := q[len(here) :])}
@@ -403,8 +412,10 @@ class LocalDisk:
 
     def forget(self, token: str, path: str) -> None:
         """It is the new that was not put, or the old that is kept."""
-        name = self._beside(token, path)
-        with contextlib.suppress(FileNotFoundError):
+        beside = self._beside(token, path)
+        if not os.path.lexists(beside):
+            return
+        with contextlib.suppress(FileNotFoundError), self._beneath(beside) as name:
             if os.path.isdir(name) and not os.path.islink(name):
                 shutil.rmtree(name)
             else:
@@ -412,12 +423,13 @@ class LocalDisk:
 
     def remove_directory(self, path: str) -> None:
         """What is left in it is this node's own, or was written a moment ago."""
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
+        with contextlib.suppress(OSError), self._beneath(path) as live:
+            os.rmdir(live)
 
     def dress(self, entry: Entry) -> None:
         """See `tree.dress`."""
-        tree.dress(entry.path, entry)
+        with self._beneath(entry.path) as live:
+            tree.dress(live, entry)
 
     def sweep(self, spared: Iterable[tuple[str, str]]) -> None:
         """It may be a copy of a key."""
@@ -446,10 +458,30 @@ class LocalDisk:
             os.path.join(above[-1], name),
         )
 
+    def _root(self, path: str) -> str:
+        """The root that a path is in; itself in none."""
+        inside = (r for r in self.scanner.roots if path == r or path.startswith(f"{r}/"))
+        return next(inside, path)
+
+    def _beneath(self, path: str) -> contextlib.AbstractContextManager[str]:
+        """Where to write what is meant for a path, and nowhere else (see `tree.beneath`)."""
+        return tree.beneath(path, self._root(path))
+
+    @contextlib.contextmanager
+    def _both(self, token: str, path: str) -> Iterator[tuple[str, str]]:
+        """The same for a path and the pass's name for it, most often in one directory."""
+        beside = self._beside(token, path)
+        directory, name = os.path.split(beside)
+        with self._beneath(path) as live:
+            if directory == os.path.dirname(path):
+                yield live, os.path.join(os.path.dirname(live), name)
+            else:
+                with self._beneath(beside) as new:
+                    yield live, new
+
     def _above(self, path: str) -> list[str]:
         """The directory of the root of a path, then each real directory on the way to it."""
-        inside = (r for r in self.scanner.roots if path == r or path.startswith(f"{r}/"))
-        root = next(inside, path)
+        root = self._root(path)
         above = [os.path.dirname(root)]
         step = root
         for part in (*path[len(root) + 1 :].split("/"), ""):

@@ -214,7 +214,10 @@ def copy_contents(
         descriptor = os.open(directory / entry.sha256, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             found, _ = tree.digest_file(path, descriptor)
-        except OSError:
+        except OSError as error:
+            if error.errno in tree.FULL:
+                error.filename = str(directory)  # write(2) does not say which disk is full
+                raise
             found = ""
         finally:
             os.close(descriptor)

@@ -216,7 +216,8 @@ def redo(disk: Disk, stage: Stage, *, begun_now: bool = False) -> list[str]:
             late.let_go(path, old.get(path), target.get(path), spare=target.get(path))
     live = disk.scan()
     mine = {p for p in log["paths"] if not later(live.get(p), old.get(p), target.get(p))}
-    mine -= {p for p in mine if _blocked(p, live, mine)}
+    linked = {p: target[p].link for p in mine if p in target and target[p].link}
+    mine -= {p for p in mine if _blocked(p, live, mine) or _blocked(linked.get(p, p), live, mine)}
     paths = sorted(p for p in mine if not tree.same(live.get(p), target.get(p)))
     if extra := _in_the_way(paths, live, target, log["paths"]):
         late.keep_live([live[path] for path in extra])
@@ -406,11 +407,15 @@ def undo(store: Store) -> list[str]:
 def put_back(entry: Entry, copy: Path) -> None:
     """Make a kept copy live again, whole."""
     os.makedirs(os.path.dirname(entry.path), exist_ok=True)
+    directory = os.path.isdir(entry.path) and not os.path.islink(entry.path)
     if entry.kind == "directory":
-        with contextlib.suppress(FileExistsError):
+        if not directory:
+            # What is in it must not be put back where a symbolic link leads.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry.path)
             os.mkdir(entry.path, 0o700)
         return
-    if os.path.isdir(entry.path) and not os.path.islink(entry.path):
+    if directory:
         os.rmdir(entry.path)
     temporary = os.path.join(
         os.path.dirname(entry.path), f"{tree.TEMPORARY_PREFIX}{os.urandom(16).hex()}"

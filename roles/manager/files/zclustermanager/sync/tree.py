@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import grp
@@ -29,6 +30,10 @@ TEMPORARY_PREFIX = ".zcluster-"
 BUCKETS = 1024
 # The kernel's file times move in steps of up to 10 ms: what is younger may change unseen once more.
 RACY_NS = 50_000_000
+# The disk takes no more; that does not pass by itself.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READ_AT_ONCE = 1 << 20
+DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class UnstableError(OSError):
@@ -237,22 +242,65 @@ def sound_xattr(name: str, value: object) -> bool:
     return isinstance(value, str) and form.fullmatch(value) is not None
 
 
+@contextlib.contextmanager
+def beneath(path: str, root: str) -> Iterator[str]:
+    """Another name of a path, on whose way below its root no symbolic link is followed.
+
+    Each directory is opened from the one above (openat(2), O_NOFOLLOW): who may write in one could
+    make the next a link to anywhere at any moment. What is above a root is the administrator's.
+    """
+    above, (directory, name) = os.path.dirname(root), os.path.split(path)
+    opened = ""
+    descriptor = os.open(above, DIRECTORY)
+    try:
+        for part in filter(None, directory[len(above) :].split("/")):
+            below = os.open(part, DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+        opened = f"/proc/self/fd/{descriptor}"
+        yield f"{opened}/{name}"
+    except OSError as error:
+        # People know it by its path.
+        for said in ("filename", "filename2"):
+            if opened and str(getattr(error, said)).startswith(f"{opened}/"):
+                setattr(error, said, f"{directory}{getattr(error, said)[len(opened) :]}")
+        if not opened:
+            error.filename = path
+        raise
+    finally:
+        os.close(descriptor)
+
+
 def dress(path: str, entry: Entry) -> None:
-    """Give a path the owner, mode, extended attributes and times of an entry."""
+    """Give a path the owner, mode, extended attributes and times of an entry.
+
+    A symbolic link gets its own, whoever puts it there at whatever moment: not what it leads to.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        dress_open(descriptor, entry)
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def dress_open(descriptor: int, entry: Entry) -> None:
+    """The same for what is open."""
+    path = f"/proc/self/fd/{descriptor}"
     owner, group = uid(entry.owner), gid(entry.group)
-    os.chown(
-        path, -1 if owner is None else owner, -1 if group is None else group, follow_symlinks=False
-    )
-    present = set(os.listxattr(path, follow_symlinks=False))
+    os.chown(path, -1 if owner is None else owner, -1 if group is None else group)
+    present = set(os.listxattr(path))
     for name, value in entry.xattrs.items():
         raw = _acl_bytes(value) if name in ACLS else bytes.fromhex(value)
-        os.setxattr(path, name, raw, follow_symlinks=False)
+        os.setxattr(path, name, raw)
     for name in present - entry.xattrs.keys():
         if not name.startswith(LOCAL_XATTRS):
-            os.removexattr(path, name, follow_symlinks=False)
-    if not stat.S_ISLNK(os.lstat(path).st_mode):
+            os.removexattr(path, name)
+    if not stat.S_ISLNK(os.fstat(descriptor).st_mode):
         os.chmod(path, entry.mode)
-    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
+    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
 def excluded(path: str, excludes: Sequence[str]) -> bool:
@@ -453,6 +501,11 @@ class Scanner:
                     children = list(_children(path))
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            except UnstableError:
+                # Without a scan before, nobody knows whether it is new: the other node may have it.
+                if self._listing is None:
+                    raise
+                continue  # somebody still writes it: it is there once it holds still
             if entry is not None:
                 found[path] = entry
                 pending.extend(reversed(children))
@@ -519,11 +572,14 @@ class Scanner:
         try:
             sha256, after = self._read(path)
         except UnstableError:
-            known = self._known.get(path)
-            if known is None or known.entry.kind != "file":
+            last = self._listing.get(path) if self._listing is not None else None
+            if last is None or last.kind != "file":
+                # What is left out is not what its other names are links to.
+                if self._inodes.get((info.st_dev, info.st_ino)) == path:
+                    del self._inodes[info.st_dev, info.st_ino]
                 raise
             # It never holds still: what it last was is what is offered until it does.
-            return known.entry.sha256, known.entry.size, info
+            return last.sha256, last.size, info
         return sha256, after.st_size, after
 
     def _read(self, path: str) -> tuple[str, os.stat_result]:
@@ -541,7 +597,7 @@ class Scanner:
             os.rename(temporary, os.path.join(self.copies, sha256))
         except OSError as error:
             os.unlink(temporary)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in FULL:
                 raise
             return digest_file(path)
         finally:
@@ -552,7 +608,7 @@ class Scanner:
 def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_result]:
     """SHA-256 of a file that held still while it was read; optionally copied to a descriptor.
 
-    Raises UnstableError when inode, size or ctime differ before and after, three times over.
+    Raises UnstableError when size or ctime change meanwhile, three times over.
     """
     for _ in range(3):
         digest = hashlib.sha256()
@@ -562,15 +618,16 @@ def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_res
         # Not through a symbolic link, nor into a FIFO, that somebody put there since the look.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags), "rb") as stream:
-            before = os.fstat(stream.fileno())
-            while chunk := stream.read(1 << 20):
+            before = after = os.fstat(stream.fileno())
+            # A large file that somebody writes is not read to its end for nothing.
+            while _untouched(after) == _untouched(before) and (chunk := stream.read(READ_AT_ONCE)):
                 digest.update(chunk)
                 if copy_to is not None:
                     left = memoryview(chunk)
                     while left:  # a disk that is nearly full takes a part
                         left = left[os.write(copy_to, left) :]
-            after = os.fstat(stream.fileno())
-        if (before.st_size, before.st_ctime_ns) == (after.st_size, after.st_ctime_ns):
+                after = os.fstat(stream.fileno())
+        if _untouched(after) == _untouched(before):
             return digest.hexdigest(), after
     raise UnstableError(f"{path} changes while it is read")
 

@@ -41,11 +41,8 @@ class SyncWorker(threading.Thread):
         self.cluster = cluster
         self.store = store
         self.watcher: inotify.Watcher | None = None
-        with contextlib.suppress(OSError):  # what cannot be watched is looked at
-            self.watcher = inotify.Watcher()
-        self.scanner = tree.Scanner(
-            cluster.sync_paths, cluster.sync_excludes, str(store.frozen), self.watcher
-        )
+        self.scanner = tree.Scanner(cluster.sync_paths, cluster.sync_excludes, str(store.frozen))
+        self._watch()
         self.replica = Replica(LocalDisk(store, self.scanner), new_id)
         self.sender = Sender(
             self.replica,
@@ -68,6 +65,13 @@ class SyncWorker(threading.Thread):
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # What was live when it last was the generation: what differs from it is drift.
         self._reference: tree.Manifest | None = None
+
+    def _watch(self) -> None:
+        """As soon as the kernel lets us; what cannot be watched is looked at."""
+        if self.watcher is None:
+            with contextlib.suppress(OSError):
+                self.watcher = self.scanner.watch = inotify.Watcher()
+                self.scanner.doubt()
 
     def _activate(self, changed: list[str]) -> None:
         """What was pulled into this serving node is live now: so must be the services."""
@@ -125,6 +129,7 @@ class SyncWorker(threading.Thread):
         failures = 0
         full_at, look_at = time.monotonic() + FULL_PASS, 0.0
         while True:
+            self._watch()
             asked, self._full = self._full, False
             full = asked or time.monotonic() >= full_at
             slow = full or time.monotonic() >= look_at
@@ -141,7 +146,8 @@ class SyncWorker(threading.Thread):
             if self._unheard():
                 look_at = now + max(UNHEARD_PASS, LESS_SELDOM * cost)
             # A peer that does not take anything is not asked at each change.
-            patience = RETRY[min(failures, len(RETRY)) - 1] if failures else look_at - now
+            due = min(look_at, self._retire_at) - now
+            patience = RETRY[min(failures, len(RETRY)) - 1] if failures else due
             self._sleep(patience, deaf=failures > 0)
 
     def _unheard(self) -> str:
