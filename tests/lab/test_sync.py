@@ -399,7 +399,7 @@ def test_ten_thousand_files_in_bursts_under_a_writer_that_never_stops(cluster: C
 def test_failover_in_the_middle_of_a_burst_leaves_one_whole_generation(cluster: Cluster) -> None:
     program = r"""
     cd /etc/haproxy; mkdir -p burst; n=0
-    while :; do n=$((n + 1)); echo $n > burst/$n; echo $n >> /root/written; done
+    while :; do n=$((n + 1)); echo $n > burst/$n && echo $n >> /root/written; sleep 0.002; done
     """
     process = cluster.lab.start_process("n1", "sh", "-c", program)
     eventually("n2 gets some", lambda: "burst" in tree(cluster, "n2"))
