@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from zclustermanager import daemon, fence, restarts, revision
+from zclustermanager import daemon, fence, journal, keepalived, processes, restarts, revision
 from zclustermanager.fence import Fence
 from zclustermanager.settings import Cluster
 
@@ -97,6 +99,59 @@ def test_node_never_starts_keepalived_with_an_older_revision_while_the_peer_answ
     why = revision.refusal(replace(cluster, revision=3), theirs)
     assert bool(why) is stays_down
     assert not why or ("zcluster create" in why and "n2 has 4" in why)
+
+
+START = ["systemctl", "start", "--no-block", "keepalived.service"]
+
+
+@pytest.mark.parametrize(
+    ("failed", "enabled", "runs", "theirs", "starts"),
+    [
+        (True, True, False, 3, True),
+        # Nobody is heard: as at any boot without a peer.
+        (True, True, False, None, True),
+        (True, True, False, 4, False),
+        # Stopped, disabled, or none of this: nobody's business here.
+        (False, True, False, 3, False),
+        (True, False, False, 3, False),
+        (True, True, True, 3, False),
+    ],
+)
+def test_keepalived_whose_question_at_boot_failed_is_started_by_the_daemon(
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    failed: bool,
+    enabled: bool,
+    runs: bool,
+    theirs: int | None,
+    starts: bool,
+) -> None:
+    given: list[list[str]] = []
+    answers = {"is-failed": failed, "is-enabled": enabled}
+
+    def run(arguments: list[str], **_: object) -> processes.Outcome:
+        given.append(arguments)
+        return processes.Outcome(0 if answers.get(arguments[1], True) else 1, "", "")
+
+    monkeypatch.setattr(processes, "run", run)
+    monkeypatch.setattr(journal, "record", lambda *_, **__: None)
+    monkeypatch.setattr(keepalived, "runs", lambda: runs)
+    monkeypatch.setattr(revision, "STALE", tmp_path / "stale-revision")
+    peer = SimpleNamespace(revision=theirs) if theirs is not None else None
+    long_ago = time.monotonic() - 60
+    mine = daemon.Daemon.__new__(daemon.Daemon)
+    vars(mine).update(
+        {"cluster": cluster, "prober": SimpleNamespace(peer=lambda: peer), "_peer_away": False}
+    )
+    mine._peer_seen_at = mine._unasked_at = long_ago
+    mine._rejoin()
+    assert (START in given) is starts
+    # The next look takes its time: a question that fails again and again is no storm.
+    given.clear()
+    mine._rejoin()
+    assert given == []
 
 
 def test_events_are_read_where_keepalived_writes_them(tmp_path: Path) -> None:
