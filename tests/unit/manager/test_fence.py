@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from zclustermanager import daemon, fence, journal, keepalived, processes, restarts, revision
+from zclustermanager import (
+    addresses,
+    daemon,
+    fence,
+    journal,
+    keepalived,
+    processes,
+    restarts,
+    revision,
+)
 from zclustermanager.fence import Fence
+from zclustermanager.reconcile import TO_BACKUP, TO_MASTER, Action, Role
 from zclustermanager.settings import Cluster
 
 
@@ -163,6 +174,47 @@ def test_events_are_read_where_keepalived_writes_them(tmp_path: Path) -> None:
     os.mkfifo(path)
     assert daemon.replaced(fifo, path)
     os.close(fifo)
+
+
+def test_events_only_make_the_daemon_look_whatever_they_say(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, here, done = tmp_path / "keepalived.fifo", [set[str]()], []
+    monkeypatch.setattr(addresses, "present", lambda: here[0])
+    monkeypatch.setattr(journal, "record", lambda *_, **__: None)
+    mine = daemon.Daemon.__new__(daemon.Daemon)
+    vars(mine).update(
+        cluster=cluster,
+        fifo=daemon.open_fifo(path),
+        heard=deque(maxlen=50),
+        applied=Role.BACKUP,
+        store=SimpleNamespace(generation=lambda: SimpleNamespace(number=1)),
+        switch=SimpleNamespace(hands_over=False),
+        prober=SimpleNamespace(told=lambda: {"out": ""}),
+        readiness=SimpleNamespace(role_changed=lambda **_: None),
+        herald=SimpleNamespace(turned=lambda *_: None),
+        _services=lambda _: None,
+        _effects={action: lambda a=action: done.append(a) for action in Action},
+    )
+
+    def event(words: bytes) -> None:
+        path.write_bytes(words)
+        mine._heard()
+
+    # It says master, again and again; another one is cut short, or no text.
+    event(b'GROUP "zcluster" MASTER 254\n' * 500)
+    event(b'INSTANCE "eth0" MAS')
+    event(b"\xff\xfe\n")
+    assert (mine.applied, done) == (Role.BACKUP, [])
+    # It is master, and all that was heard is that it is not.
+    here[0] = {cluster.vips[0].address}
+    event(b'GROUP "zcluster" BACKUP 254\n' * 2)
+    assert (mine.applied, done) == (Role.MASTER, list(TO_MASTER))
+    # Nothing was heard: the slow timer looks, too.
+    here[0] = set()
+    mine.converge()
+    assert (mine.applied, done) == (Role.BACKUP, [*TO_MASTER, *TO_BACKUP])
+    os.close(mine.fifo)
 
 
 def test_node_without_a_link_that_its_heartbeat_needs_is_not_able_to_take_over(
