@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
+from faults import Field, deafen, hear_adverts
 from product import Cluster, eventually
 from traffic import traffic
+from zcluster_lab import NODES
 
 pytestmark = pytest.mark.lab
 
@@ -107,6 +110,31 @@ def test_stale_pid_and_lock_files_keep_no_daemon_from_starting(cluster: Cluster)
     assert sorted(said.split()) == ["0", "0", "active", "active"]
     cluster.wait_settled()
     assert cluster.master == "n1"
+
+
+# Gratuitous ones alone: who asks for its own address (RFC 826, sender and target of the same).
+GRATUITOUS = ("tcpdump", "-l", "-n", "-q", "-t", "-i", "eth0", "arp[14:4] = arp[24:4]")
+
+
+@pytest.mark.matrix
+def test_split_that_heals_leaves_no_client_with_the_loser_and_is_no_storm(cluster: Cluster) -> None:
+    lab, at = cluster.lab, Field(cluster)
+    vip = lab.settings.address("front", 100)
+    assert NODES["client"].interface("front") == "eth0"
+    with traffic(lab, connections=20) as noticed:
+        listening, began = lab.start_process("client", *GRATUITOUS), time.monotonic()
+        # The master hears the other one all the time, and speaks up at each of its adverts.
+        deafen("backup")(at)
+        assert holders(cluster, vip) == ["n1", "n2"]
+        hear_adverts(at)
+        took = time.monotonic() - began
+        cluster.wait_settled()
+        said = lab.stop_process(listening)
+        hardware = lab.exec(cluster.master, "cat", "/sys/class/net/eth0/address").stdout.strip()
+        assert hardware in lab.exec("client", "ip", "neighbour", "show", vip).stdout
+    assert noticed.tcp_alive == noticed.tcp_opened == 20
+    counts = Counter(line.split(" tell ")[-1].split(",")[0] for line in said.splitlines())
+    assert 0 < max(counts.values()) <= 10 + 2 * took / at.settings()["check_interval"], counts
 
 
 def test_dead_cluster_link_is_no_reason_to_stop_serving(cluster: Cluster) -> None:

@@ -99,6 +99,20 @@ def test_stopped_manager_is_red_and_named_and_a_ping_needs_no_more_than_one_of_t
     assert "Failed services: zclustermanager" in cluster.status("n2")["message"]
 
 
+@pytest.mark.matrix
+def test_stopped_manager_is_ended_by_its_watchdog_and_started_anew(cluster: Cluster) -> None:
+    cluster.lab.exec("n1", "systemctl", "kill", "--signal=STOP", "zcluster.service")
+    count = ("systemctl", "show", "--property=NRestarts", "--value", "zcluster.service")
+    # WatchdogSec, and what systemd gives it to end by itself.
+    eventually(
+        "it is started anew",
+        lambda: cluster.lab.exec("n1", *count).stdout.strip() == "1",
+        timeout=90,
+    )
+    cluster.wait_settled()
+    assert cluster.master == "n1"
+
+
 def test_virtual_ip_missing_on_the_master_is_red(cluster: Cluster) -> None:
     # keepalived puts back what is taken away by hand, unless it cannot look.
     vip = cluster.lab.vips()["front_proxy"]

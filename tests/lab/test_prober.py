@@ -112,3 +112,22 @@ def test_returning_node_with_older_settings_stays_down_while_the_peer_answers(
     cluster.lab.exec("n1", "systemctl", "restart", "zcluster.service")
     cluster.wait_settled()
     assert cluster.master == "n2"
+
+
+# As where a boot takes longer than it may (TimeoutStartSec), but at once.
+UNASKED = "/run/systemd/system/zcluster-boot.service.d/zzz-unasked.conf"
+FAIL_TO_ASK = f"""
+mkdir -p {UNASKED.rpartition("/")[0]}
+printf '[Service]\\nExecStart=\\nExecStart=/bin/false\\n' >{UNASKED}
+systemctl daemon-reload
+systemctl stop zcluster-boot.service
+! systemctl start keepalived.service
+"""
+
+
+def test_node_that_could_not_ask_its_peer_at_boot_joins_by_itself(cluster: Cluster) -> None:
+    cluster.lab.exec("n2", "sh", "-ec", FAIL_TO_ASK, timeout=60)
+    assert "Failed services: keepalived" in str(cluster.status("n2").get("message"))
+    cluster.lab.exec("n2", "sh", "-ec", f"rm {UNASKED}; systemctl daemon-reload")
+    cluster.wait_settled()
+    assert cluster.master == "n1"

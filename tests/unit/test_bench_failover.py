@@ -51,3 +51,21 @@ def test_line_that_was_not_finished_is_none_and_spoils_no_other(
     results.write_text(results.read_text() + '{"system": "fa')
     failover.note({"system": "wan"})
     assert failover.load() == [{"system": "stock"}, {"system": "wan"}]
+
+
+def test_what_was_measured_in_vain_is_said_by_system_and_reason() -> None:
+    measured = [
+        {**row, "at": 0, "alive": 200, "opened": 200, "slept_ms": slept}
+        for row, slept in zip(rows(stock=2), (0.0, 6.0), strict=True)
+    ]
+    failed = [
+        {"system": "fast", "kind": "outage", "failed": "n2 did not take over"},
+        {"system": "fast", "kind": "outage", "failed": "n1 did not take over"},
+        {"system": "stock", "kind": "false", "failed": "nobody serves, or both: []"},
+    ]
+    text = failover.table(measured, failed)
+    assert "3 measurements failed" in text
+    assert "slept 3 ms (6 at most)" in text
+    assert "- fast, outage: 2 times, n… did not take over" in text
+    assert "- stock, false: 1 times, nobody serves, or both: []" in text
+    assert "What was left out" not in failover.table(measured, [])

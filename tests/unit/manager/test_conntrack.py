@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,30 @@ def test_standby_holds_back_weeds_and_commits(done: list[list[str]]) -> None:
         "delete what has ended",
         "conntrackd -c",
     ]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.1, 3.0, 5.0])
+def test_table_that_takes_long_to_commit_is_held_back_without_a_break(
+    done: list[list[str]], monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(conntrack.time, "monotonic", lambda: now[0])
+    commits, held, committed = standby([True] * 999), [], []
+
+    def command(*arguments: str, **_: object) -> processes.Outcome:
+        committed.append(now[0])
+        now[0] += seconds
+        return processes.Outcome(0, "", "")
+
+    monkeypatch.setattr(conntrack, "command", command)
+    monkeypatch.setattr(conntrack, "hold", lambda: held.append(now[0]) or "")
+    commits._weed_at = 1e9
+    while now[0] < 1100:
+        now[0] += commits.once()
+    assert 3 < max(b - a for a, b in pairwise(held)) < conntrack.HOLD
+    # No oftener for that.
+    every = seconds + max(conntrack.COMMIT_EVERY, seconds / conntrack.COMMIT_SHARE)
+    assert min(b - a for a, b in pairwise(committed)) == pytest.approx(every)
 
 
 def test_node_promoted_while_it_waited_for_the_lock_touches_nothing(

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from zclustermanager import daemon, fence, restarts, revision
+from zclustermanager import (
+    addresses,
+    daemon,
+    fence,
+    journal,
+    keepalived,
+    processes,
+    restarts,
+    revision,
+)
 from zclustermanager.fence import Fence
+from zclustermanager.reconcile import TO_BACKUP, TO_MASTER, Action, Role
 from zclustermanager.settings import Cluster
 
 
@@ -99,6 +112,59 @@ def test_node_never_starts_keepalived_with_an_older_revision_while_the_peer_answ
     assert not why or ("zcluster create" in why and "n2 has 4" in why)
 
 
+START = ["systemctl", "start", "--no-block", "keepalived.service"]
+
+
+@pytest.mark.parametrize(
+    ("failed", "enabled", "runs", "theirs", "starts"),
+    [
+        (True, True, False, 3, True),
+        # Nobody is heard: as at any boot without a peer.
+        (True, True, False, None, True),
+        (True, True, False, 4, False),
+        # Stopped, disabled, or none of this: nobody's business here.
+        (False, True, False, 3, False),
+        (True, False, False, 3, False),
+        (True, True, True, 3, False),
+    ],
+)
+def test_keepalived_whose_question_at_boot_failed_is_started_by_the_daemon(
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    failed: bool,
+    enabled: bool,
+    runs: bool,
+    theirs: int | None,
+    starts: bool,
+) -> None:
+    given: list[list[str]] = []
+    answers = {"is-failed": failed, "is-enabled": enabled}
+
+    def run(arguments: list[str], **_: object) -> processes.Outcome:
+        given.append(arguments)
+        return processes.Outcome(0 if answers.get(arguments[1], True) else 1, "", "")
+
+    monkeypatch.setattr(processes, "run", run)
+    monkeypatch.setattr(journal, "record", lambda *_, **__: None)
+    monkeypatch.setattr(keepalived, "runs", lambda: runs)
+    monkeypatch.setattr(revision, "STALE", tmp_path / "stale-revision")
+    peer = SimpleNamespace(revision=theirs) if theirs is not None else None
+    long_ago = time.monotonic() - 60
+    mine = daemon.Daemon.__new__(daemon.Daemon)
+    vars(mine).update(
+        {"cluster": cluster, "prober": SimpleNamespace(peer=lambda: peer), "_peer_away": False}
+    )
+    mine._peer_seen_at = mine._unasked_at = long_ago
+    mine._rejoin()
+    assert (START in given) is starts
+    # The next look takes its time: a question that fails again and again is no storm.
+    given.clear()
+    mine._rejoin()
+    assert given == []
+
+
 def test_events_are_read_where_keepalived_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "keepalived.fifo"
     fifo = daemon.open_fifo(path)
@@ -108,6 +174,47 @@ def test_events_are_read_where_keepalived_writes_them(tmp_path: Path) -> None:
     os.mkfifo(path)
     assert daemon.replaced(fifo, path)
     os.close(fifo)
+
+
+def test_events_only_make_the_daemon_look_whatever_they_say(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path, here, done = tmp_path / "keepalived.fifo", [set[str]()], []
+    monkeypatch.setattr(addresses, "present", lambda: here[0])
+    monkeypatch.setattr(journal, "record", lambda *_, **__: None)
+    mine = daemon.Daemon.__new__(daemon.Daemon)
+    vars(mine).update(
+        cluster=cluster,
+        fifo=daemon.open_fifo(path),
+        heard=deque(maxlen=50),
+        applied=Role.BACKUP,
+        store=SimpleNamespace(generation=lambda: SimpleNamespace(number=1)),
+        switch=SimpleNamespace(hands_over=False),
+        prober=SimpleNamespace(told=lambda: {"out": ""}),
+        readiness=SimpleNamespace(role_changed=lambda **_: None),
+        herald=SimpleNamespace(turned=lambda *_: None),
+        _services=lambda _: None,
+        _effects={action: lambda a=action: done.append(a) for action in Action},
+    )
+
+    def event(words: bytes) -> None:
+        path.write_bytes(words)
+        mine._heard()
+
+    # It says master, again and again; another one is cut short, or no text.
+    event(b'GROUP "zcluster" MASTER 254\n' * 500)
+    event(b'INSTANCE "eth0" MAS')
+    event(b"\xff\xfe\n")
+    assert (mine.applied, done) == (Role.BACKUP, [])
+    # It is master, and all that was heard is that it is not.
+    here[0] = {cluster.vips[0].address}
+    event(b'GROUP "zcluster" BACKUP 254\n' * 2)
+    assert (mine.applied, done) == (Role.MASTER, list(TO_MASTER))
+    # Nothing was heard: the slow timer looks, too.
+    here[0] = set()
+    mine.converge()
+    assert (mine.applied, done) == (Role.BACKUP, [*TO_MASTER, *TO_BACKUP])
+    os.close(mine.fifo)
 
 
 def test_node_without_a_link_that_its_heartbeat_needs_is_not_able_to_take_over(

@@ -203,9 +203,9 @@ class Commits(threading.Thread):
         self._complete = complete
         self._share = share
         self._promoted = threading.Event()
-        self._weed_at = time.monotonic() + WEED_FIRST
         self._held_at: float | None = None
         self._refused = ""
+        self._anew(time.monotonic())
 
     def run(self) -> None:
         """Until the daemon ends."""
@@ -229,7 +229,7 @@ class Commits(threading.Thread):
         """On a new master: what its peer has told since the last commit, and only that."""
         began, found = time.monotonic(), False
         # Should this node stand by again in a moment, it is as one that has not done so before.
-        self._weed_at, self._held_at = began + WEED_FIRST, None
+        self._anew(began)
         for moment in STRAGGLERS:
             time.sleep(max(0.0, began + moment - time.monotonic()))
             with durable.locked(COMMIT_LOCK):
@@ -242,11 +242,14 @@ class Commits(threading.Thread):
         if found and self._serving():
             self._share()
 
+    def _anew(self, now: float) -> None:
+        self._weed_at, self._held_at, self._commit_at = now + WEED_FIRST, None, now
+
     def once(self) -> float:
-        """One commit, if this node stands by; seconds until the next."""
+        """What is due if this node stands by: to hold, to commit; seconds until something is."""
         if not self._standing_by():
             # What a former master tracks is all there is, until its peer has sent the same.
-            self._weed_at, self._held_at = time.monotonic() + WEED_FIRST, None
+            self._anew(time.monotonic())
             return COMMIT_EVERY
         with durable.locked(COMMIT_LOCK):
             # The lock may have been that of a takeover, after which nothing here may be touched.
@@ -254,9 +257,14 @@ class Commits(threading.Thread):
                 return COMMIT_EVERY
             began = time.monotonic()
             self._hold(began)
-            self._weed(began)
-            command("-c", timeout=30.0)
-            return max(COMMIT_EVERY, (time.monotonic() - began) / COMMIT_SHARE)
+            if began >= self._commit_at:
+                self._weed(began)
+                command("-c", timeout=30.0)
+                ended = time.monotonic()
+                self._commit_at = ended + max(COMMIT_EVERY, (ended - began) / COMMIT_SHARE)
+            # Large tables are committed seldom: what is held back must not run out meanwhile.
+            hold_at = began + COMMIT_EVERY if self._held_at is None else self._held_at + HOLD_AGAIN
+            return max(0.0, min(self._commit_at, hold_at) - time.monotonic())
 
     def _hold(self, now: float) -> None:
         if self._held_at is None or now - self._held_at >= HOLD_AGAIN:

@@ -101,6 +101,7 @@ class Daemon:
         self.readiness = readiness.Watch(cluster, self.prober.blind, lambda: self.linked)
         self._peer_seen_at = time.monotonic()
         self._peer_away = False
+        self._unasked_at = time.monotonic()
         self.commits = conntrack.Commits(
             [vip.address for vip in cluster.vips],
             standing_by=lambda: self.applied is Role.BACKUP and not addresses.held(cluster),
@@ -230,20 +231,27 @@ class Daemon:
                 fence.end_keepalived()
 
     def _rejoin(self) -> None:
-        """A keepalived kept down for older settings starts once the peer has no newer ones."""
+        """A keepalived that is kept down starts once the peer has no newer settings."""
         peer, now = self.prober.peer(), time.monotonic()
         if peer is not None:
             if self._peer_away:
                 self.worker.peer_is_back()
             self._peer_seen_at = now
         self._peer_away = peer is None
-        if not revision.held_back():
+        if not revision.held_back() and not self._unasked(now):
             return
         if peer is None:
             if now - self._peer_seen_at > revision.WAIT:
                 revision.release()
         elif not revision.refusal(self.cluster, peer.revision):
             revision.release()
+
+    def _unasked(self, now: float) -> bool:
+        """Whether keepalived is down because the peer could not even be asked."""
+        if keepalived.runs() or now - self._unasked_at < revision.LOOK_EVERY:
+            return False
+        self._unasked_at = now
+        return revision.unasked()
 
     def tick(self) -> None:
         """What is looked at again and again, whether or not anything was heard."""

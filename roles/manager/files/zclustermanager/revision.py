@@ -10,13 +10,16 @@ import contextlib
 import time
 from pathlib import Path
 
-from . import durable, journal, peer, processes
+from . import durable, journal, keepalived, peer, processes
 from .settings import RUNTIME_DIR, Cluster
 
 # Why keepalived is kept down; there while it is.
 STALE = RUNTIME_DIR / "stale-revision"
 # A peer that is up has answered by then; without one, this is how much later a node serves.
 WAIT = 4.0
+UNIT = "zcluster-boot.service"
+# Seconds between two looks whether it failed: each starts a process.
+LOOK_EVERY = 5.0
 
 
 def refusal(cluster: Cluster, theirs: int | None) -> str:
@@ -63,8 +66,19 @@ def held_back(path: Path = STALE) -> str:
         return ""
 
 
+def unasked() -> bool:
+    """Whether keepalived is down because the question itself failed, as where a boot takes long.
+
+    systemd gives up what depends on it. A keepalived that is not enabled is meant to be down.
+    """
+    return (
+        processes.run(["systemctl", "is-failed", "--quiet", UNIT]).ok
+        and processes.run(["systemctl", "is-enabled", "--quiet", keepalived.UNIT]).ok
+    )
+
+
 def release() -> None:
     """Start keepalived after all, when nobody has newer settings any more; the gate asks again."""
     STALE.unlink(missing_ok=True)
     journal.record("stale-revision-released")
-    processes.run(["systemctl", "start", "--no-block", "keepalived.service"])
+    processes.run(["systemctl", "start", "--no-block", keepalived.UNIT])
