@@ -13,7 +13,7 @@ description:
   - Compares the time after which a silent master is taken for dead with what C(zclustermanager
     timing) measured. A master that is merely late must not be taken for dead.
 author: zcluster contributors (@zcluster)
-positional: profile, check_interval
+positional: profile, check_interval, present
 options:
   _input:
     description: Seconds, as C(zclustermanager timing) says them, C(round_trip) and C(scheduling).
@@ -27,6 +27,12 @@ options:
     description: The declared check interval; empty for the profile's.
     type: raw
     required: true
+  present:
+    description:
+      - The settings the node has, as in C(/etc/zcluster/cluster.json). The pace it has already is
+        not refused; other settings may be what is to be changed while the machine is slow.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -50,7 +56,10 @@ ROOM = 2.0
 
 
 def interval_refusal(
-    timing: t.Mapping[str, t.Optional[float]], profile: str, check_interval: t.Any
+    timing: t.Mapping[str, t.Optional[float]],
+    profile: str,
+    check_interval: t.Any,
+    present: t.Optional[t.Mapping[str, t.Any]] = None,
 ) -> str:
     """The reason, or nothing. What is no number or no profile is preflight's finding."""
     known = _settings.PROFILES.get(profile or _settings.DEFAULT_PROFILE)
@@ -61,6 +70,9 @@ def interval_refusal(
             float(check_interval) if check_interval not in (None, "") else known.check_interval
         )
     except (TypeError, ValueError):
+        return ""
+    wanted = {"check_interval": interval, "missed_adverts": known.missed_adverts}
+    if present and all(present.get(name) == value for name, value in wanted.items()):
         return ""
     # Where no echo comes back, the machine alone is judged.
     trip, late = timing.get("round_trip"), timing.get("scheduling") or 0.0

@@ -448,6 +448,83 @@ def test_configure_changes_the_running_cluster_and_its_inventory(
     assert created.changed() == 0, created.output
 
 
+@pytest.mark.matrix
+def test_virtual_ip_on_a_network_that_had_none_comes_and_goes_without_a_loss(
+    bare: Lab, inventory: Path, play: Play, tmp_path: Path
+) -> None:
+    mine = declare(Cluster(bare, inventory), tmp_path)
+    document = yaml.safe_load((mine / "hosts.yml").read_text())
+    # The cluster link is where virtual IPs are: the nodes' third network has no heartbeat yet.
+    for node, own in document["lab_cluster"]["hosts"].items():
+        own["zcluster_ip"] = bare.settings.address("back", NODES[node].networks["back"])
+    (mine / "hosts.yml").write_text(yaml.safe_dump(document))
+    ok(create_cluster(bare, mine))
+    cluster = Cluster(bare, mine)
+    cluster.wait_settled()
+    vip = f"{bare.settings.address('link', 100)}/{bare.settings.prefix('link').rpartition('/')[2]}"
+
+    def holders() -> list[str]:
+        shown = {node: bare.exec(node, "ip", "-o", "address").stdout for node in NODE_NAMES}
+        return [node for node, text in shown.items() if f" {vip} " in text]
+
+    before = roles_changed(cluster)
+    with clients(bare) as noticed:
+        vips = json.dumps({"zcluster_vips": [*bare.vips().values(), vip]})
+        killed = "Have this node master on new networks before they are in the group"
+        kill_run(mine, "configure", vips, at=killed)
+        ok(zcluster(mine, "configure", "--vip", "add", vip))
+        cluster.wait_settled()
+        assert holders() == ["n1"]
+        assert (cluster.master, roles_changed(cluster)) == ("n1", before)
+        ok(planned(play, cluster, "switchover"))
+        assert holders() == ["n2"]
+        cluster.wait_settled()
+        ok(zcluster(mine, "configure", "--vip", "remove", vip))
+        cluster.wait_settled()
+        assert (cluster.master, holders()) == ("n2", [])
+    insist_nothing_lost(noticed)
+
+
+@pytest.mark.matrix
+def test_witness_and_delay_of_the_failback_are_configured_and_the_heartbeat_stays(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    mine = declare(cluster, tmp_path)
+    ok(zcluster(mine, "configure", "--failback", "n1"))
+    cluster.wait_settled()
+    witness = cluster.lab.settings.address("back", 61)
+    file = ("stat", "-c", "%i %Y", "/etc/keepalived/keepalived.conf")
+    heartbeats = [cluster.lab.exec(node, *file).stdout for node in NODE_NAMES]
+    before = roles_changed(cluster)
+
+    def seen(node: str) -> bool:
+        path = cluster.status(node).get("path")
+        found = path["witnesses"].get("eth1", {}) if isinstance(path, dict) else {}
+        return found.get(witness) == "answers"
+
+    with clients(cluster.lab) as noticed:
+        stranger = zcluster(mine, "configure", "--witness", "add", "203.0.113.9")
+        assert stranger.returncode != 0
+        assert "This witness is in no network of both nodes" in stranger.output
+        ok(zcluster(mine, "configure", "--witness", "add", witness, "--preempt-delay", "20"))
+        cluster.wait_settled()
+        eventually("both have seen it", lambda: all(map(seen, NODE_NAMES)))
+    insist_nothing_lost(noticed)
+    assert (cluster.master, roles_changed(cluster)) == ("n1", before)
+    for node in NODE_NAMES:
+        settings = json.loads(cluster.lab.exec(node, "cat", "/etc/zcluster/cluster.json").stdout)
+        assert (settings["preempt_delay"], settings["witnesses"][-1]) == (20, witness)
+    assert [cluster.lab.exec(node, *file).stdout for node in NODE_NAMES] == heartbeats
+    ok(zcluster(mine, "configure", "--witness", "remove", witness))
+    cluster.lab.power_off("n1")
+    wait_for(cluster, "n2", role="master")
+    cluster.lab.power_on("n1")
+    wait_for(cluster, "n1", role="backup", ready=True, timeout=90)
+    eventually("it is said", lambda: "failback in" in str(cluster.status("n1").get("message")))
+    stays(cluster, "n2")
+    wait_for(cluster, "n1", role="master")
+
+
 def said_of_files(output: str) -> dict[tuple[str, str], str]:
     """What a run says of each file of a node: its difference."""
     found = {}

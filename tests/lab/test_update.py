@@ -79,6 +79,25 @@ def test_rolling_update_loses_nothing_and_the_second_run_changes_nothing(
     assert cluster.master == "n2"
 
 
+def test_update_with_failback_ends_with_the_preferred_node(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    mine = declare(cluster, tmp_path)
+    ok(typed(mine, "configure", "--failback", "n1"))
+    cluster.wait_settled()
+    for node in NODE_NAMES:
+        offer_newer_keepalived(cluster, node)
+    with clients(cluster.lab) as noticed:
+        ok(typed(mine, "update"))
+        wait_for(cluster, "n1", role="master", status="ok")
+        cluster.wait_settled()
+    insist_nothing_lost(noticed)
+    for node in NODE_NAMES:
+        assert keepalived(cluster, node).endswith(".zcl1")
+    assert "Nothing to do" in ok(typed(mine, "update")).output
+    assert cluster.master == "n1"
+
+
 def test_update_stops_at_the_first_red_says_the_way_on_and_goes_on_from_there(
     cluster: Cluster,
 ) -> None:

@@ -31,6 +31,14 @@ def test_interval_the_link_does_not_allow_is_refused_with_figures(
     assert "Choose at least 0.06 s" in said
 
 
+def test_pace_that_the_cluster_has_already_is_in_the_way_of_no_other_change() -> None:
+    present = {"check_interval": 0.02, "missed_adverts": 3, "failback": "n1"}
+    assert interval_refusal(FAR, "fast", "", present) == ""
+    assert interval_refusal(FAR, "", "0.02", present) == ""
+    assert interval_refusal(FAR, "", "0.03", present)
+    assert interval_refusal(FAR, "fast", "", {**present, "missed_adverts": 6})
+
+
 def test_busy_machine_is_refused_a_short_interval_though_no_echo_comes_back() -> None:
     said = interval_refusal({"round_trip": None, "scheduling": 0.08}, "", 0.05)
     assert "but this machine wakes a process up to 80.0 ms late" in said

@@ -117,6 +117,7 @@ def failed(toy: Toy, home: Path, collection: object) -> Failed:
             "cluster_untouched": False,
             "cluster_updating": str(mark),
             "cluster_reason": "no disk",
+            "cluster_served_first": "lb1",
             "zcluster_wanted": "backup",
         }
         done = execute(toy(play(), limit="lb2", variables=variables))

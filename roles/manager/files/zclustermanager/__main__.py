@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import io
 import json
+import signal
 import socket
 import sys
 import time
@@ -203,6 +204,34 @@ def _hold(options: argparse.Namespace) -> int:
     return 0
 
 
+def _heartbeat(_: argparse.Namespace) -> int:
+    """Say on which networks this node is master, as JSON."""
+    from . import newcomers
+    from .takeover import RefusedError
+
+    try:
+        print(json.dumps({"master": sorted(newcomers.serves_on())}))
+    except RefusedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _introduce(_: argparse.Namespace) -> int:
+    from . import newcomers
+    from .takeover import RefusedError
+
+    # Whoever asked may be gone before it is done: what it leaves must be whole all the same.
+    for signum in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    try:
+        newcomers.introduce(sys.stdin.read())
+    except (RefusedError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
 def _timing(_: argparse.Namespace) -> int:
     from . import timing
 
@@ -306,6 +335,14 @@ def _add_planned(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb = verbs.add_parser("hold", help="keep the backup from taking over while settings change")
     verb.add_argument("action", choices=["begin", "end"])
     verb.set_defaults(run=_hold)
+
+    verb = verbs.add_parser("heartbeat", help="on which networks this node is master, as JSON")
+    verb.set_defaults(run=_heartbeat)
+
+    verb = verbs.add_parser(
+        "introduce", help="become master on new networks by the settings on standard input"
+    )
+    verb.set_defaults(run=_introduce)
 
     verb = verbs.add_parser("timing", help="measure the cluster link and this machine's scheduling")
     verb.set_defaults(run=_timing)
