@@ -207,6 +207,8 @@ class SimulatedDisk:
 
     def put(self, token: str, path: str) -> bool:
         self.effect()
+        if path != ROOT and self.live.get(path.rsplit("/", 1)[0], "") is not DIRECTORY:
+            raise FileNotFoundError(path)
         if (prepared := self.beside_live.pop((token, path), None)) is None:
             return False
         below = any(p.startswith(f"{path}/") for p in self.live)
