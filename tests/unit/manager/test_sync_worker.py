@@ -170,3 +170,12 @@ def test_what_is_kept_is_not_beyond_its_limits_for_long(
     # A look that had much to read is not repeated for long; the limits are.
     monkeypatch.setattr(worker.time, "thread_time", iter(range(0, 1000, 5)).__next__)
     assert turn(node, monkeypatch) <= worker.SLOW_PASS
+
+
+def test_limits_that_cannot_be_held_are_said_and_end_nothing(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (node.store.versions / "00000001-x-replaced").mkdir()
+    (node.store.versions / "00000001-x-replaced/.replaced.json").write_text("damaged")
+    turn(node, monkeypatch)
+    assert node.result.state == "failed"

@@ -133,7 +133,9 @@ class Store:
         return [kept for kept in self._all() if kept.name.startswith(NEW)]
 
     def _all(self) -> list[Path]:
-        return sorted(self.versions.iterdir()) if self.versions.is_dir() else []
+        # What somebody copied out beside them is none.
+        found = self.versions.iterdir() if self.versions.is_dir() else ()
+        return sorted(kept for kept in found if kept.is_dir())
 
     def retire(self) -> None:
         """Remove the oldest versions beyond the limits; the newest of either sort stays."""

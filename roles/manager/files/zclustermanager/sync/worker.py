@@ -172,10 +172,14 @@ class SyncWorker(threading.Thread):
             self.result = Pass("pending", f"{error}{unknown}")
         except Exception as error:  # noqa: BLE001 - the thread must outlive any pass
             self.result = Pass("failed", str(error))
-        self._retire()
+        try:
+            self._retire()
+            if self.result.state == "in sync":
+                self.store.thaw()
+        except Exception as error:  # noqa: BLE001 - and what comes after it
+            self.result = Pass("failed", str(error))
         if self.result.state == "in sync":
             self.synced_at, self.behind_since = time.monotonic(), None
-            self.store.thaw()
             self.passes += bool(self.result.sent or self.result.pulled)
         elif self.behind_since is None:
             self.behind_since = time.monotonic()
