@@ -50,6 +50,17 @@ def test_nonsense_is_refused_in_words(
     assert words in answer(monkeypatch, cluster, first, body)["error"]
 
 
+def test_file_that_is_being_written_is_no_failure_of_the_node(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> dict[str, Any]:
+        raise tree.UnstableError("/etc/a changes while it is read")
+
+    monkeypatch.setitem(receive.HANDLERS, "generation", busy)
+    said = answer(monkeypatch, cluster, b'{"command": "generation"}\n')
+    assert said == {"error": "/etc/a changes while it is read", "passing": True}
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -179,3 +179,30 @@ def test_limits_that_cannot_be_held_are_said_and_end_nothing(
     (node.store.versions / "00000001-x-replaced/.replaced.json").write_text("damaged")
     turn(node, monkeypatch)
     assert node.result.state == "failed"
+
+
+def test_file_that_is_written_for_long_is_said_and_at_a_start_is_waited_for(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest_file(*_: Any) -> Any:
+        raise tree.UnstableError(f"{root(node)}/a.cfg changes while it is read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tree, "digest_file", digest_file)
+        turn(node, monkeypatch)
+        # Whether the peer has it is not known: it is neither taken for new nor for gone.
+        assert node.result == Pass("pending", f"{root(node)}/a.cfg changes while it is read")
+    turn(node, monkeypatch)
+    assert node.result == Pass("in sync")
+    (root(node) / "a.cfg").write_text("is written")
+    with monkeypatch.context() as patched:
+        patched.setattr(tree, "digest_file", digest_file)
+        turn(node, monkeypatch)
+        assert node.result == Pass("in sync")
+        patched.setattr(worker, "LONG_WRITTEN", 0.0)
+        turn(node, monkeypatch)
+        assert node.result == Pass("in sync", f"still being written: {root(node)}/a.cfg")
+    node.scanner.doubt()
+    turn(node, monkeypatch)
+    assert "edited here" in node.result.why
+    assert "being written" not in node.result.why

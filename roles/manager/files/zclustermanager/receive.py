@@ -260,6 +260,6 @@ def main() -> int:
         signal.alarm(0)
         text = str(error) if not isinstance(error, KeyError) else f"field {error} is missing"
         print(f"request {str(header.get('command'))[:80]!r} refused: {text}", file=sys.stderr)
-        answer = {"error": text, "passing": isinstance(error, PassingError)}
+        answer = {"error": text, "passing": isinstance(error, (PassingError, tree.UnstableError))}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
