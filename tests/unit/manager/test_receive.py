@@ -72,6 +72,26 @@ def test_rsync_may_fill_a_stage(command: str) -> None:
     assert receive.parse(command) == ("rsync", "0" * 32)
 
 
+@pytest.mark.parametrize("timeout", ["", " --timeout=0", " --timeout=99999"])
+def test_for_how_long_nothing_may_come_is_not_for_the_peer_to_say(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, timeout: str
+) -> None:
+    run = []
+
+    def execute(program: str, words: list[str]) -> None:
+        run.append((program, words))
+        raise RuntimeError  # a program that was executed does not come back
+
+    monkeypatch.setattr(receive.os, "chdir", lambda _: None)
+    monkeypatch.setattr(receive.os, "execvp", execute)
+    command = f"rsync --server -rSWe.LsfxCIvu{timeout} . {'0' * 32}/"
+    answer(monkeypatch, cluster, json.dumps({"command": command}).encode())
+    ((program, words),) = run
+    where = f"/var/lib/zcluster/incoming/{'0' * 32}/blobs/"
+    assert program == "rsync"
+    assert words == ["rsync", "--server", "-rSWe.LsfxCIvu", "--timeout=30", ".", where]
+
+
 @pytest.mark.parametrize(
     "field",
     [

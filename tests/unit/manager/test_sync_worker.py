@@ -12,6 +12,7 @@ from zclustermanager import peer, processes
 from zclustermanager.settings import Cluster
 from zclustermanager.sync import operate, tree, worker
 from zclustermanager.sync.generation import Generation
+from zclustermanager.sync.replica import Offer
 from zclustermanager.sync.sender import Pass
 from zclustermanager.sync.store import Store
 from zclustermanager.sync.tree import Scanner
@@ -81,11 +82,37 @@ rsync error: unexplained error (code 255) at io.c(232) [sender=3.2.7]
 def test_rsync_says_what_is_full_and_a_lost_connection_is_no_refusal(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, err: str, kind: type
 ) -> None:
-    monkeypatch.setattr(processes, "run", lambda *_, **__: processes.Outcome(11, "", err))
+    monkeypatch.setattr(processes, "bounded", lambda *_, **__: processes.Outcome(11, "", err))
     with pytest.raises(peer.PeerError) as raised:
         peer.send_contents(cluster, Path("/nowhere"), "0" * 32)
     assert type(raised.value) is kind
     assert ("No space left" in str(raised.value)) == (kind is peer.RefusedError)
+
+
+@pytest.mark.parametrize("act", ["send", "receive"])
+def test_large_file_takes_as_long_as_it_takes_and_ends_with_the_service(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    held = iter([["198.18.10.100"], []])
+    run, bounded = [], processes.bounded
+
+    def rsync(words: list[str], timeout: float, cancelled: Callable[[], bool]) -> processes.Outcome:
+        run.append((words, timeout))
+        return bounded(["sleep", "600"], timeout, cancelled)
+
+    monkeypatch.setattr(processes, "bounded", rsync)
+    monkeypatch.setattr(worker.addresses, "held", lambda _: next(held))
+    monkeypatch.setattr(peer, "ask", lambda *_, **__: {})
+    far = worker.farend.FarEnd(node.cluster, node.store)
+    acts = {
+        "send": lambda: far.send(Path("/nowhere"), "0" * 32),
+        "receive": lambda: far.receive(["0" * 64], Offer(Generation(), {}), "0" * 32),
+    }
+    with pytest.raises(peer.PeerError, match="was cancelled"):
+        acts[act]()
+    ((words, timeout),) = run
+    assert f"--timeout={peer.STALLED}" in words
+    assert timeout == float("inf")
 
 
 def test_edit_on_a_backup_is_pending_and_named(node: worker.SyncWorker) -> None:
