@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from zclustermanager import durable
+from zclustermanager.sync import disk as disks
 from zclustermanager.sync import replica as replicas
 from zclustermanager.sync import stage as stages
 from zclustermanager.sync import tree
@@ -568,6 +569,35 @@ def test_nothing_gets_its_name_before_it_is_durable(disk: Disk, tmp_path: Path) 
                 assert any("versions" in p for p in renamed)
     assert [p for p in renamed if p.startswith(str(here))]
     assert (here / "conf.d/a.cfg").read_text() == "two"
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_root_that_is_not_there_yet_is_durable_before_it_has_its_name(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    here, local, stage = staged(disk, lambda _: None)
+    for path, entry in stage.target.items():
+        if entry.kind == "file":
+            shutil.copy(path, local.blobs(stage.token) / entry.sha256)
+    shutil.rmtree(here)
+    stages.verify(local, stage, local.scan())
+    done: list[str] = []
+    put, settled = local.put, durable.sync_filesystems
+
+    def sync(paths: Iterable[Path]) -> None:
+        found = list(paths)
+        # It may be another file system than any that a scan came across.
+        assert here.parent in found
+        done.append("settle")
+        settled(found)
+
+    monkeypatch.setattr(durable, "sync_filesystems", sync)
+    monkeypatch.setattr(local, "put", lambda *words: done.append("put") or put(*words))
+    monkeypatch.setattr(disks, "FEW", 0 if many else 1000)
+    stages.begin(local, stage, local.scan())
+    stages.redo(local, stage, begun_now=True)
+    assert done[0] == "settle"
+    assert (done[-1] == "settle") == many
 
 
 def test_manifest_outside_the_roots_is_found(disk: Disk) -> None:

@@ -148,8 +148,11 @@ class LocalDisk:
             for path in sorted(chosen, reverse=True):
                 self._fsync(path)
             return
-        state = [self.store.state] if paths is None else []
-        durable.sync_filesystems([*state, *(Path(p) for p in self.scanner.file_systems())])
+        state = [str(self.store.state)] if paths is None else []
+        # A root that is not there yet is made on the file system of what it will be in.
+        above = filter(os.path.isdir, map(os.path.dirname, self.scanner.roots))
+        places = (*state, *self.scanner.file_systems(), *above)
+        durable.sync_filesystems(map(Path, places))
 
     @staticmethod
     def _fsync(path: str) -> None:
