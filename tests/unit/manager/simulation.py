@@ -194,6 +194,9 @@ class SimulatedDisk:
     def own(self, directory: str, live: Manifest) -> str:
         return ""
 
+    def mounts(self) -> set[str]:
+        return set()
+
     def make_room(self, replaced: Manifest) -> None:
         self.effect()
 

@@ -642,6 +642,38 @@ def test_directory_with_files_of_the_node_is_not_removed_and_nothing_is_touched(
         stages.verify(local, stage, excluding.scan())
 
 
+def test_owner_that_this_node_lacks_is_named_and_nothing_is_touched(disk: Disk) -> None:
+    here, local, stage = staged(disk, lambda root: (root / "conf.d/a.cfg").write_text("two"))
+    path = f"{here}/conf.d/a.cfg"
+    stage.target[path] = replace(stage.target[path], owner="nobody-here", group="none-here")
+    with pytest.raises(stages.StageError, match="lacks group none-here, user nobody-here"):
+        stages.verify(local, stage, local.scan())
+    assert (here / "conf.d/a.cfg").read_text() == "one"
+
+
+@pytest.mark.parametrize("name", ["conf.d/a.cfg", "conf.d", "-dash", "added"])
+def test_mount_point_that_would_have_to_go_is_named_and_nothing_is_begun(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    here, local, stage = staged(disk, everything)
+    monkeypatch.setattr(local, "mounts", lambda: {"/", f"{here}/{name}"})
+    if name == "conf.d":  # what is in it changes, no more
+        stages.verify(local, stage, local.scan())
+        return
+    with pytest.raises(stages.StageError, match=f"{name} is a mount point of this node"):
+        stages.verify(local, stage, local.scan())
+    assert stages.recover(local) == []
+
+
+def test_mount_points_are_known_by_their_names(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, store, scanner = disk("n2")
+    local = LocalDisk(store, scanner)
+    assert "/proc" in local.mounts()
+    line = rb"36 35 98:0 / /etc/my\040dir\134 rw,noatime - ext4 /dev/sda1 rw"
+    monkeypatch.setattr(Path, "read_bytes", lambda _: line)
+    assert local.mounts() == {"/etc/my dir\\"}
+
+
 def test_stage_that_the_node_has_moved_on_from_is_dropped(disk: Disk) -> None:
     here, local, stage = staged(disk, everything)
     stages.verify(local, stage, local.scan())

@@ -89,6 +89,15 @@ def test_rsync_says_what_is_full_and_a_lost_connection_is_no_refusal(
     assert ("No space left" in str(raised.value)) == (kind is peer.RefusedError)
 
 
+@pytest.mark.parametrize("code", [1, 23, 24])
+def test_part_of_a_transfer_is_none(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(processes, "bounded", lambda *_, **__: processes.Outcome(code, "", ""))
+    with pytest.raises(peer.PeerError):
+        peer.send_contents(cluster, Path("/nowhere"), "0" * 32)
+
+
 @pytest.mark.parametrize("act", ["send", "receive"])
 def test_large_file_takes_as_long_as_it_takes_and_ends_with_the_service(
     node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch, act: str

@@ -143,6 +143,11 @@ def verify(disk: Disk, stage: Stage, live: Manifest) -> None:
         goes = entry.kind == "directory" and (new is None or new.kind != "directory")
         if goes and (own := disk.own(path, live)):
             raise StageError(f"{path} was removed on the master but holds {own} of this node")
+    for path in sorted(disk.mounts() & (live.keys() | stage.target.keys())):
+        one, other = live.get(path), stage.target.get(path)
+        # Owner and mode can be changed in place.
+        if one is None or other is None or (one.kind, one.sha256) != (other.kind, other.sha256):
+            raise StageError(f"{path} is a mount point of this node; unmount it, or exclude it")
     if missing := disk.unknown_owners(stage.target):
         raise StageError(f"this node lacks {', '.join(missing)}; create them on both nodes")
     disk.settle()
