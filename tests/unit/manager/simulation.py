@@ -17,7 +17,7 @@ from zclustermanager.sync.generation import Generation, Relation
 from zclustermanager.sync.replica import Offer, Replica
 from zclustermanager.sync.sender import Pass, Sender
 from zclustermanager.sync.stage import StageError
-from zclustermanager.sync.tree import Entry, Manifest
+from zclustermanager.sync.tree import Entry, Manifest, UnstableError
 
 ROOT = "/r"
 # As much of a node's settings as offers are checked against.
@@ -66,6 +66,9 @@ class SimulatedDisk:
         self.saved: Callable[[Generation], None] = lambda _: None
         self.meanwhile: Callable[[], None] = lambda: None
         self.numbers = itertools.count()
+        # Files that somebody is writing, and what the daemon's scanner saw at its last look.
+        self.writing: set[str] = set()
+        self.seen: Manifest | None = None
 
     def effect(self) -> None:
         self.meanwhile()
@@ -77,6 +80,7 @@ class SimulatedDisk:
     def put_content(
         self, path: str, content: Content, *, there: bool = True, torn: bool = False
     ) -> None:
+        self.writing.discard(path)
         if there:
             self.live[path] = content
         else:
@@ -105,6 +109,7 @@ class SimulatedDisk:
             if (held := self.swaps[key][1] if key in undone else now) is not None and held[1]
         }
         self.live, self.pending, self.swaps = dict(self.durable), {}, {}
+        self.writing, self.seen = set(), None
         self.blobs = {token: dict(blobs) for token, blobs in self.durable_blobs.items()}
         self.versions = list(self.durable_versions)
 
@@ -122,7 +127,26 @@ class SimulatedDisk:
         self.stored = generation
 
     def scan(self, *, trust: bool = True) -> Manifest:
-        return {path: entry(path, self.live[path]) for path in sorted(self.live)}
+        found = {path: entry(path, self.live[path]) for path in sorted(self.live)}
+        for path in self.writing:
+            # As the shipped scanner does (tree.py): as it was, or not there yet, or nobody knows.
+            if self.seen is None:
+                raise UnstableError(path)
+            before = self.seen.get(path)
+            del found[path]
+            if before is not None and before.kind == "file":
+                found[path] = before
+        self.seen = found
+        return found
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """A process of its own, whose scanner has seen nothing yet."""
+        known, self.seen = self.seen, None
+        try:
+            yield
+        finally:
+            self.seen = known
 
     def settle(self, paths: Iterable[str] | None = None) -> None:
         self.effect()
@@ -170,6 +194,9 @@ class SimulatedDisk:
     def own(self, directory: str, live: Manifest) -> str:
         return ""
 
+    def mounts(self) -> set[str]:
+        return set()
+
     def make_room(self, replaced: Manifest) -> None:
         self.effect()
 
@@ -195,7 +222,7 @@ class SimulatedDisk:
                 self.beside_live[token, entry.path] = (DIRECTORY, False)
         elif entry.sha256 in self.blobs.get(token, {}):
             self.beside_live[token, entry.path] = (self.blobs[token][entry.sha256], False)
-        elif self.scan()[entry.path].sha256 != entry.sha256:
+        elif sha(self.live.get(entry.path) or "") != entry.sha256:
             raise DiskError(f"the new content of {entry.path} is not there")
 
     def beside(self, token: str, path: str) -> Entry | None:
@@ -207,6 +234,8 @@ class SimulatedDisk:
 
     def put(self, token: str, path: str) -> bool:
         self.effect()
+        if path != ROOT and self.live.get(path.rsplit("/", 1)[0], "") is not DIRECTORY:
+            raise FileNotFoundError(path)
         if (prepared := self.beside_live.pop((token, path), None)) is None:
             return False
         below = any(p.startswith(f"{path}/") for p in self.live)
@@ -291,7 +320,8 @@ class Wire:
         if self.world.partitioned or not self.there.up or (fails and not fault.answered):
             raise GoneError
         try:
-            result = act()
+            with self.there.disk.request():
+                result = act()
         except Killed:
             self.world.died(self.there)
             raise GoneError from None
@@ -388,8 +418,10 @@ class Node:
             return
         seen = self.world.seen
         if generation.id not in seen:
-            seen[generation.id] = self.history | self.unminted | self.merging | {generation.id}
-            self.history, self.unminted = seen[generation.id], set()
+            later = self.unminted & {self.disk.live[path] for path in self.disk.writing}
+            minted = self.unminted - later
+            seen[generation.id] = self.history | minted | self.merging | {generation.id}
+            self.history, self.unminted = seen[generation.id], later
             return
         joined = before.digest == generation.digest
         assert joined or self.history <= seen[generation.id], (
@@ -427,7 +459,9 @@ class World:
 
     # The user
 
-    def write(self, node: Node, path: str, kind: str, *, fsync: bool = False) -> None:
+    def write(
+        self, node: Node, path: str, kind: str, *, fsync: bool = False, slowly: bool = False
+    ) -> None:
         """Write, or remove, as a user would; what the user saw there is the user's to replace."""
         live, parent = node.disk.live, path.rsplit("/", 1)[0]
         if live.get(parent, "") is not DIRECTORY:
@@ -443,6 +477,8 @@ class World:
                 return
             node.disk.put_content(path, token)
             self.written.add(token)
+            if slowly:
+                node.disk.writing.add(path)
         else:
             if path not in live or any(p.startswith(f"{path}/") for p in live):
                 return
@@ -457,7 +493,7 @@ class World:
 
     def died(self, node: Node) -> None:
         """A kill in the middle of an effect: of the process, or of the power."""
-        node.disk.budget = None
+        node.disk.budget, node.disk.seen = None, None
         node.sender = node.new_sender()
         if self.power_fails:
             self.power_off(node)
@@ -570,6 +606,7 @@ class World:
         self.partitioned, self.fault, self.between = False, None, lambda: None
         for node in self.nodes:
             node.disk.budget, node.disk.meanwhile = None, lambda: None
+            node.disk.writing.clear()
             node.up, node.vip = True, node is master
         for node in self.nodes:
             self.run(node, node.replica.recover)

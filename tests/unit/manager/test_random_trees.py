@@ -2,6 +2,7 @@
 # Pass after pass of random trees on a real disk, killed anywhere, with somebody writing meanwhile.
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -15,7 +16,7 @@ from zclustermanager.sync import stage as stages
 from zclustermanager.sync import tree
 from zclustermanager.sync.disk import LocalDisk
 from zclustermanager.sync.generation import Generation
-from zclustermanager.sync.tree import Scanner
+from zclustermanager.sync.tree import Manifest, Scanner
 
 KINDS = ("file", "file", "directory", "symlink", "hard link", "gone", "mode")
 
@@ -59,6 +60,21 @@ def interrupt(patch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
         patch.setattr(module, name, step)
 
 
+def offered(
+    number: int, local: LocalDisk, sender: Scanner, there: Path, here: Path
+) -> tuple[Manifest, stages.Stage]:
+    """What is live, and a whole stage of what the other node has."""
+    target = moved(sender.scan(), there, here)
+    token, *ids = [f"{n:032x}" for n in range(number, -1, -1)]
+    live = local.scan()
+    stage = stages.create(local, token, Generation(token, tuple(ids), tree.digest(target)), target)
+    for sha256 in stages.needed(live, target):
+        path = next(p for p, e in target.items() if e.sha256 == sha256)
+        shutil.copy(path.replace(str(here), str(there)), local.blobs(token) / sha256)
+    stages.verify(local, stage, live)
+    return live, stage
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_pass_that_is_killed_anywhere_arrives_and_loses_nothing(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -66,7 +82,6 @@ def test_pass_that_is_killed_anywhere_arrives_and_loses_nothing(
     chance = random.Random(seed)
     here, store, _ = disk("n2")
     there, _, sender = disk("n1")
-    ids: list[str] = []
 
     def begun(token: str) -> bool:
         return (store.incoming / token / "applying.json").exists()
@@ -74,15 +89,7 @@ def test_pass_that_is_killed_anywhere_arrives_and_loses_nothing(
     for number in range(5):
         change(chance, there if chance.random() < 0.7 else here)
         local = LocalDisk(store, Scanner([str(here)], []))
-        target = moved(sender.scan(), there, here)
-        generation = Generation(f"{number:032x}", tuple(reversed(ids)), tree.digest(target))
-        ids.append(f"{number:032x}")
-        live = local.scan()
-        stage = stages.create(local, ids[-1], generation, target)
-        for sha256 in stages.needed(live, target):
-            path = next(p for p, e in target.items() if e.sha256 == sha256)
-            shutil.copy(path.replace(str(here), str(there)), local.blobs(stage.token) / sha256)
-        stages.verify(local, stage, live)
+        live, stage = offered(number, local, sender, there, here)
         left, late = chance.choice([10_000, *[chance.randint(0, 30)] * 3]), chance.random() < 0.5
         written: list[str] = []
 
@@ -113,6 +120,45 @@ def test_pass_that_is_killed_anywhere_arrives_and_loses_nothing(
         texts = {p.read_text() for p in [*files(here), *files(store.versions)]}
         assert texts.issuperset(written)
         if not written:
-            assert tree.differing(again.scan(), target) == []
+            assert tree.differing(again.scan(), stage.target) == []
         shutil.rmtree(here)
         shutil.copytree(there, here, symlinks=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_somebody_removes_in_the_middle_of_a_pass_is_not_in_its_way(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    here, store, _ = disk("n2")
+    there, _, sender = disk("n1")
+    for number in range(8):
+        change(chance, there)
+        local = LocalDisk(store, Scanner([str(here)], []))
+        live, stage = offered(number, local, sender, there, here)
+        left, killed = chance.randint(0, 20), chance.random() < 0.5
+        stages.begin(local, stage, live)
+
+        def meanwhile(patch: pytest.MonkeyPatch, killed: bool = killed) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                patch.undo()
+                path = chance.choice([here, *sorted(here.rglob("*"))])
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                if killed:
+                    raise Killed
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed, OSError):
+            interrupt(patch, lambda patch=patch, act=meanwhile: act(patch))
+            stages.redo(local, stage, begun_now=True)
+        again = LocalDisk(store, Scanner([str(here)], []))
+        stages.recover(again)
+        assert again.tokens() == []
+        assert again.generation().id == stage.generation.id
+        # The next pass brings back what is missing.
+        live, stage = offered(number, again, sender, there, here)
+        stages.begin(again, stage, live)
+        stages.redo(again, stage, begun_now=True)
+        stages.finish(again, stage)
+        assert tree.differing(again.scan(), stage.target) == []

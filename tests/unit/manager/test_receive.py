@@ -50,6 +50,17 @@ def test_nonsense_is_refused_in_words(
     assert words in answer(monkeypatch, cluster, first, body)["error"]
 
 
+def test_file_that_is_being_written_is_no_failure_of_the_node(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> dict[str, Any]:
+        raise tree.UnstableError("/etc/a changes while it is read")
+
+    monkeypatch.setitem(receive.HANDLERS, "generation", busy)
+    said = answer(monkeypatch, cluster, b'{"command": "generation"}\n')
+    assert said == {"error": "/etc/a changes while it is read", "passing": True}
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -59,6 +70,26 @@ def test_nonsense_is_refused_in_words(
 )
 def test_rsync_may_fill_a_stage(command: str) -> None:
     assert receive.parse(command) == ("rsync", "0" * 32)
+
+
+@pytest.mark.parametrize("timeout", ["", " --timeout=0", " --timeout=99999"])
+def test_for_how_long_nothing_may_come_is_not_for_the_peer_to_say(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, timeout: str
+) -> None:
+    run = []
+
+    def execute(program: str, words: list[str]) -> None:
+        run.append((program, words))
+        raise RuntimeError  # a program that was executed does not come back
+
+    monkeypatch.setattr(receive.os, "chdir", lambda _: None)
+    monkeypatch.setattr(receive.os, "execvp", execute)
+    command = f"rsync --server -rSWe.LsfxCIvu{timeout} . {'0' * 32}/"
+    answer(monkeypatch, cluster, json.dumps({"command": command}).encode())
+    ((program, words),) = run
+    where = f"/var/lib/zcluster/incoming/{'0' * 32}/blobs/"
+    assert program == "rsync"
+    assert words == ["rsync", "--server", "-rSWe.LsfxCIvu", "--timeout=30", ".", where]
 
 
 @pytest.mark.parametrize(

@@ -670,7 +670,7 @@ def test_copies_that_a_power_loss_left_are_removed_when_the_daemon_starts(tmp_pa
     store = Store(tmp_path / "state", tmp_path / "run")
     store.ensure()
     frozen = store.outgoing / ("a" * 32)
-    left = [store.outgoing / name for name in ("candidate-1", "diff-2", "dropped-3")]
+    left = [store.outgoing / name for name in ("candidate-1", "diff-2", "dropped-3", "sending-4")]
     left.append(store.runtime / "try-4")
     for directory in (frozen, *left):
         directory.mkdir(parents=True)

@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from zclustermanager import durable
+from zclustermanager.sync import disk as disks
 from zclustermanager.sync import replica as replicas
 from zclustermanager.sync import stage as stages
 from zclustermanager.sync import tree
@@ -570,6 +571,35 @@ def test_nothing_gets_its_name_before_it_is_durable(disk: Disk, tmp_path: Path) 
     assert (here / "conf.d/a.cfg").read_text() == "two"
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_root_that_is_not_there_yet_is_durable_before_it_has_its_name(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    here, local, stage = staged(disk, lambda _: None)
+    for path, entry in stage.target.items():
+        if entry.kind == "file":
+            shutil.copy(path, local.blobs(stage.token) / entry.sha256)
+    shutil.rmtree(here)
+    stages.verify(local, stage, local.scan())
+    done: list[str] = []
+    put, settled = local.put, durable.sync_filesystems
+
+    def sync(paths: Iterable[Path]) -> None:
+        found = list(paths)
+        # It may be another file system than any that a scan came across.
+        assert here.parent in found
+        done.append("settle")
+        settled(found)
+
+    monkeypatch.setattr(durable, "sync_filesystems", sync)
+    monkeypatch.setattr(local, "put", lambda *words: done.append("put") or put(*words))
+    monkeypatch.setattr(disks, "FEW", 0 if many else 1000)
+    stages.begin(local, stage, local.scan())
+    stages.redo(local, stage, begun_now=True)
+    assert done[0] == "settle"
+    assert (done[-1] == "settle") == many
+
+
 def test_manifest_outside_the_roots_is_found(disk: Disk) -> None:
     here, _, scanner = disk("n2")
     fill(here)
@@ -610,6 +640,38 @@ def test_directory_with_files_of_the_node_is_not_removed_and_nothing_is_touched(
     excluding = Scanner(local.scanner.roots, [f"{here}/conf.d/own.sock"])
     with pytest.raises(stages.StageError, match=r"holds own\.sock of this node"):
         stages.verify(local, stage, excluding.scan())
+
+
+def test_owner_that_this_node_lacks_is_named_and_nothing_is_touched(disk: Disk) -> None:
+    here, local, stage = staged(disk, lambda root: (root / "conf.d/a.cfg").write_text("two"))
+    path = f"{here}/conf.d/a.cfg"
+    stage.target[path] = replace(stage.target[path], owner="nobody-here", group="none-here")
+    with pytest.raises(stages.StageError, match="lacks group none-here, user nobody-here"):
+        stages.verify(local, stage, local.scan())
+    assert (here / "conf.d/a.cfg").read_text() == "one"
+
+
+@pytest.mark.parametrize("name", ["conf.d/a.cfg", "conf.d", "-dash", "added"])
+def test_mount_point_that_would_have_to_go_is_named_and_nothing_is_begun(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    here, local, stage = staged(disk, everything)
+    monkeypatch.setattr(local, "mounts", lambda: {"/", f"{here}/{name}"})
+    if name == "conf.d":  # what is in it changes, no more
+        stages.verify(local, stage, local.scan())
+        return
+    with pytest.raises(stages.StageError, match=f"{name} is a mount point of this node"):
+        stages.verify(local, stage, local.scan())
+    assert stages.recover(local) == []
+
+
+def test_mount_points_are_known_by_their_names(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, store, scanner = disk("n2")
+    local = LocalDisk(store, scanner)
+    assert "/proc" in local.mounts()
+    line = rb"36 35 98:0 / /etc/my\040dir\134 rw,noatime - ext4 /dev/sda1 rw"
+    monkeypatch.setattr(Path, "read_bytes", lambda _: line)
+    assert local.mounts() == {"/etc/my dir\\"}
 
 
 def test_stage_that_the_node_has_moved_on_from_is_dropped(disk: Disk) -> None:

@@ -101,6 +101,27 @@ def test_divergence_is_resolved_whichever_node_was_edited_since(keep: str) -> No
     world.settle_down(n1, n1 if keep == "n1" else n2)
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_gives_way_to_a_node_that_was_wiped_is_kept_as_what_exists_nowhere_else(
+    asked: bool,
+) -> None:
+    world, n1, n2 = two_nodes()
+    world.wipe(n1)
+    n1 = world.nodes[0]
+    world.power_off(n2)
+    world.converge(n1)
+    world.write(n1, "/r/a", "directory", fsync=True)
+    n2.up = True
+    if asked:
+        result = world.synchronize(n1)
+        assert result is not None
+        assert result.state == "diverged"
+    else:
+        n1.replica.observe()
+    world.resolve(n1)
+    world.settle_down(n1, n1)
+
+
 def test_drift_of_a_backup_is_not_in_the_way_of_looking_at_what_differs() -> None:
     world, n1, n2 = two_nodes()
     world.write(n2, "/r/a", "file")

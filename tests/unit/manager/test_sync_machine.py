@@ -43,6 +43,16 @@ class TwoNodes(RuleBasedStateMachine):
             if (there := self.world.nodes[node]).up:
                 self.world.write(there, path, kind, fsync=fsync)
 
+    @rule(node=NODES, path=PATHS)
+    def write_slowly(self, node: int, path: str) -> None:
+        """Somebody writes a file that no look at it finds holding still, for a while."""
+        if (there := self.world.nodes[node]).up:
+            self.world.write(there, path, "file", slowly=True)
+
+    @rule(node=NODES)
+    def written(self, node: int) -> None:
+        self.world.nodes[node].disk.writing.clear()
+
     @rule(node=NODES, prompt=st.booleans())
     def promote(self, node: int, prompt: bool) -> None:
         """The node holds the VIPs; the other gives them up if it hears of it."""

@@ -12,6 +12,7 @@ from zclustermanager import peer, processes
 from zclustermanager.settings import Cluster
 from zclustermanager.sync import operate, tree, worker
 from zclustermanager.sync.generation import Generation
+from zclustermanager.sync.replica import Offer
 from zclustermanager.sync.sender import Pass
 from zclustermanager.sync.store import Store
 from zclustermanager.sync.tree import Scanner
@@ -81,11 +82,46 @@ rsync error: unexplained error (code 255) at io.c(232) [sender=3.2.7]
 def test_rsync_says_what_is_full_and_a_lost_connection_is_no_refusal(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, err: str, kind: type
 ) -> None:
-    monkeypatch.setattr(processes, "run", lambda *_, **__: processes.Outcome(11, "", err))
+    monkeypatch.setattr(processes, "bounded", lambda *_, **__: processes.Outcome(11, "", err))
     with pytest.raises(peer.PeerError) as raised:
         peer.send_contents(cluster, Path("/nowhere"), "0" * 32)
     assert type(raised.value) is kind
     assert ("No space left" in str(raised.value)) == (kind is peer.RefusedError)
+
+
+@pytest.mark.parametrize("code", [1, 23, 24])
+def test_part_of_a_transfer_is_none(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(processes, "bounded", lambda *_, **__: processes.Outcome(code, "", ""))
+    with pytest.raises(peer.PeerError):
+        peer.send_contents(cluster, Path("/nowhere"), "0" * 32)
+
+
+@pytest.mark.parametrize("act", ["send", "receive"])
+def test_large_file_takes_as_long_as_it_takes_and_ends_with_the_service(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    held = iter([["198.18.10.100"], []])
+    run, bounded = [], processes.bounded
+
+    def rsync(words: list[str], timeout: float, cancelled: Callable[[], bool]) -> processes.Outcome:
+        run.append((words, timeout))
+        return bounded(["sleep", "600"], timeout, cancelled)
+
+    monkeypatch.setattr(processes, "bounded", rsync)
+    monkeypatch.setattr(worker.addresses, "held", lambda _: next(held))
+    monkeypatch.setattr(peer, "ask", lambda *_, **__: {})
+    far = worker.farend.FarEnd(node.cluster, node.store)
+    acts = {
+        "send": lambda: far.send(Path("/nowhere"), "0" * 32),
+        "receive": lambda: far.receive(["0" * 64], Offer(Generation(), {}), "0" * 32),
+    }
+    with pytest.raises(peer.PeerError, match="was cancelled"):
+        acts[act]()
+    ((words, timeout),) = run
+    assert f"--timeout={peer.STALLED}" in words
+    assert timeout == float("inf")
 
 
 def test_edit_on_a_backup_is_pending_and_named(node: worker.SyncWorker) -> None:
@@ -170,3 +206,39 @@ def test_what_is_kept_is_not_beyond_its_limits_for_long(
     # A look that had much to read is not repeated for long; the limits are.
     monkeypatch.setattr(worker.time, "thread_time", iter(range(0, 1000, 5)).__next__)
     assert turn(node, monkeypatch) <= worker.SLOW_PASS
+
+
+def test_limits_that_cannot_be_held_are_said_and_end_nothing(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (node.store.versions / "00000001-x-replaced").mkdir()
+    (node.store.versions / "00000001-x-replaced/.replaced.json").write_text("damaged")
+    turn(node, monkeypatch)
+    assert node.result.state == "failed"
+
+
+def test_file_that_is_written_for_long_is_said_and_at_a_start_is_waited_for(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest_file(*_: Any) -> Any:
+        raise tree.UnstableError(f"{root(node)}/a.cfg changes while it is read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tree, "digest_file", digest_file)
+        turn(node, monkeypatch)
+        # Whether the peer has it is not known: it is neither taken for new nor for gone.
+        assert node.result == Pass("pending", f"{root(node)}/a.cfg changes while it is read")
+    turn(node, monkeypatch)
+    assert node.result == Pass("in sync")
+    (root(node) / "a.cfg").write_text("is written")
+    with monkeypatch.context() as patched:
+        patched.setattr(tree, "digest_file", digest_file)
+        turn(node, monkeypatch)
+        assert node.result == Pass("in sync")
+        patched.setattr(worker, "LONG_WRITTEN", 0.0)
+        turn(node, monkeypatch)
+        assert node.result == Pass("in sync", f"still being written: {root(node)}/a.cfg")
+    node.scanner.doubt()
+    turn(node, monkeypatch)
+    assert "edited here" in node.result.why
+    assert "being written" not in node.result.why

@@ -7,12 +7,14 @@ import os
 import random
 import resource
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from zclustermanager.sync import inotify, tree
+from zclustermanager.sync.stage import outside
 from zclustermanager.sync.tree import Entry, Hints, Listing, Scanner
 
 
@@ -241,6 +243,8 @@ def test_file_that_is_being_written_is_not_there_yet_or_is_what_it_was(
     with monkeypatch.context() as patched:
         patched.setattr(tree, "digest_file", digest_file)
         (root / "a/one").write_text("changed")
+        # What it was may not be for those to read who may read this.
+        (root / "a/one").chmod(0o777)
         (root / "a/large").write_text("new")
         (root / "a/small").write_text("calm")
         os.link(root / "a/large", root / "a/larger")
@@ -250,12 +254,64 @@ def test_file_that_is_being_written_is_not_there_yet_or_is_what_it_was(
             found = scanner.scan()
             assert tree.differing(before, found) == [str(root / "a/larger"), str(root / "a/small")]
             assert not found[str(root / "a/larger")].link
+            assert scanner.written(0) == sorted(written)
+            assert scanner.written(60) == []
         with pytest.raises(tree.UnstableError):  # that is not "it is gone"
             fresh(scanner)
     # The end of the writing is an event of its own.
     for name in ("one", "large"):
         (root / "a" / name).open("a").close()
     agree(scanner)
+    assert scanner.written(0) == []
+
+
+def test_file_with_two_names_that_is_written_between_their_reads_has_one_content(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.link(root / "a/one", root / "a/other")
+    real = tree.digest_file
+
+    def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_result]:
+        found = real(path, copy_to)
+        if path == str(root / "a/one"):
+            (root / "a/one").write_text("written since")
+        return found
+
+    monkeypatch.setattr(tree, "digest_file", digest_file)
+    scanner = Scanner([str(root)], [])
+    found = scanner.scan()
+    assert found[str(root / "a/other")].link == str(root / "a/one")
+    assert outside(found, scanner) == []
+
+
+def test_content_is_offered_with_the_mode_that_it_was_read_with(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "key").write_text("secret")
+    (root / "key").chmod(0o600)
+    real = tree.digest_file
+
+    def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_result]:
+        if path == str(root / "a/one"):
+            (root / "key").rename(root / "a/one")
+        return real(path, copy_to)
+
+    monkeypatch.setattr(tree, "digest_file", digest_file)
+    entry = Scanner([str(root)], []).scan()[str(root / "a/one")]
+    assert (entry.size, oct(entry.mode)) == (6, "0o600")
+
+
+def test_what_is_no_file_any_more_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc/hostname")
+    (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as bound:
+        bound.bind(str(tmp_path / "socket"))
+        before = sorted(p.name for p in Path("/proc/self/fd").iterdir())
+        for name in ("link", "directory", "fifo", "socket"):
+            with pytest.raises(tree.UnstableError, match=name):
+                tree.digest_file(str(tmp_path / name))
+        assert sorted(p.name for p in Path("/proc/self/fd").iterdir()) == before
 
 
 def test_large_file_that_is_written_is_not_read_to_its_end(

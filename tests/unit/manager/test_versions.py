@@ -94,3 +94,12 @@ def test_no_room_is_said_and_only_what_the_master_replaced_is_given_up(
     with pytest.raises(DiskError, match=r"4101 bytes and 1 inodes are needed, 4096 and 10 are"):
         disk.make_room({"/r/a": tree.Entry("/r/a", "file", 0o644, "root", "root", size=5)})
     assert list(disk.store.records()) == [edited]
+
+
+def test_what_somebody_put_among_the_versions_is_in_nobodys_way(disk: LocalDisk) -> None:
+    (disk.store.versions / "a copy of mine").write_text("copied out")
+    passes = [keep(disk, REPLACED) for _ in range(5)]
+    disk.store.retire()
+    disk.tidy()
+    assert list(disk.store.records()) == passes[-3:]
+    assert (disk.store.versions / "a copy of mine").read_text() == "copied out"

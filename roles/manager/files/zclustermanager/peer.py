@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from .settings import RUNTIME_DIR, Cluster
 
 KEY_DIR = Path("/etc/zcluster/ssh")
 USER = "zcluster"
-# Seconds without a byte after which rsync gives up, on either side.
+# Seconds without a byte after which rsync gives up, on either side. A large file on a slow link
+# takes as long as it takes; ssh sees a dead link in 3 s.
 STALLED = 30
 
 
@@ -85,19 +88,26 @@ def ask(cluster: Cluster, request: str, payload: Any = None, timeout: float = 30
     return answer
 
 
-def send_contents(cluster: Cluster, directory: Path, token: str, timeout: float = 600.0) -> None:
+def send_contents(
+    cluster: Cluster, directory: Path, token: str, cancelled: Callable[[], bool] = lambda: False
+) -> None:
     """Copy by rsync a directory of frozen contents into the stage that the peer has opened."""
-    _rsync(cluster, f"{directory}/", f"{USER}@{cluster.peer.ip}:{token}/", timeout)
+    _rsync(cluster, f"{directory}/", f"{USER}@{cluster.peer.ip}:{token}/", cancelled)
 
 
-def take_contents(cluster: Cluster, token: str, directory: Path, timeout: float = 600.0) -> None:
+def take_contents(
+    cluster: Cluster, token: str, directory: Path, cancelled: Callable[[], bool] = lambda: False
+) -> None:
     """Copy by rsync what the peer has frozen under this token into a directory of this node."""
-    _rsync(cluster, f"{USER}@{cluster.peer.ip}:{token}/", f"{directory}/", timeout)
+    _rsync(cluster, f"{USER}@{cluster.peer.ip}:{token}/", f"{directory}/", cancelled)
 
 
-def _rsync(cluster: Cluster, source: str, target: str, timeout: float) -> None:
-    """Every exit code but 0 is a failure, 23 and 24 (partial transfer) included (rsync(1))."""
-    outcome = processes.run(
+def _rsync(cluster: Cluster, source: str, target: str, cancelled: Callable[[], bool]) -> None:
+    """Every exit code but 0 is a failure, 23 and 24 (partial transfer) included (rsync(1)).
+
+    `cancelled` is asked while it runs.
+    """
+    outcome = processes.bounded(
         [
             "rsync",
             "--recursive",
@@ -108,7 +118,8 @@ def _rsync(cluster: Cluster, source: str, target: str, timeout: float) -> None:
             source,
             target,
         ],
-        timeout=timeout,
+        math.inf,
+        cancelled,
     )
     if outcome.ok:
         return

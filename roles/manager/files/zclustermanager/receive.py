@@ -23,6 +23,7 @@ from . import (
     apply,
     exchange,
     journal,
+    peer,
     readiness,
     stepdown,
     takeover,
@@ -52,6 +53,8 @@ LARGEST = {"offer": 64 << 20, "try": 64 << 20, "freeze": 16 << 20, "events": 16 
 LARGE = 1 << 20
 # Seconds in which a request must have arrived: who is cut off in the middle does not say so.
 ARRIVES_WITHIN = 60
+# Seconds in which it is answered: what hangs must not close the gate. (rsync has its own bound.)
+ANSWERED_WITHIN = 900
 # Differing paths that are named to the other node.
 MOST_NAMED = 100
 
@@ -249,17 +252,21 @@ def main() -> int:
         if verb in ("rsync", "rsync-pull"):
             _, disk = _replica(cluster)
             where = disk.blobs(token) if verb == "rsync" else disk.store.outgoing / token
-            words = header["command"].split()
+            *words, _, _ = header["command"].split()
+            # Ours counts: for how long nothing may come is not for the peer to say.
+            words = [word for word in words if not word.startswith("--timeout")]
+            words += [f"--timeout={peer.STALLED}", ".", f"{where}/"]
             os.chdir(where)
             signal.alarm(0)
-            os.execvp("rsync", [*words[:-1], f"{where}/"])  # noqa: S606 - no shell is the point
+            os.execvp("rsync", words)  # noqa: S606 - no shell is the point
         document = _body(verb)
-        signal.alarm(0)
+        signal.alarm(ANSWERED_WITHIN)
         answer = HANDLERS[verb](cluster, token, document)
     except Exception as error:  # noqa: BLE001 - whatever was sent, it is refused and logged
-        signal.alarm(0)
         text = str(error) if not isinstance(error, KeyError) else f"field {error} is missing"
         print(f"request {str(header.get('command'))[:80]!r} refused: {text}", file=sys.stderr)
-        answer = {"error": text, "passing": isinstance(error, PassingError)}
+        answer = {"error": text, "passing": isinstance(error, (PassingError, tree.UnstableError))}
     sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    signal.alarm(0)
     return 0

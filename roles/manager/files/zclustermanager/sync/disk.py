@@ -33,6 +33,7 @@ FEW = 64
 BLOCK = 4096
 # Seconds for a program to end what it writes to a file that was replaced under its hands.
 LAST_WORDS = 1.0
+OCTAL = re.compile(rb"\\([0-7]{3})")
 OURS = re.compile(rf"{re.escape(tree.TEMPORARY_PREFIX)}[0-9a-f]{{32}}-?")
 
 
@@ -78,6 +79,9 @@ class Disk(Protocol):
 
     def own(self, directory: str, live: Manifest) -> str:
         """A file in a directory that is not synchronized; empty for none."""
+
+    def mounts(self) -> set[str]:
+        """Mount points: nothing can be exchanged with one."""
 
     def tidy(self) -> None:
         """Finish or forget versions whose making ended half-way."""
@@ -148,8 +152,11 @@ class LocalDisk:
             for path in sorted(chosen, reverse=True):
                 self._fsync(path)
             return
-        state = [self.store.state] if paths is None else []
-        durable.sync_filesystems([*state, *(Path(p) for p in self.scanner.file_systems())])
+        state = [str(self.store.state)] if paths is None else []
+        # A root that is not there yet is made on the file system of what it will be in.
+        above = filter(os.path.isdir, map(os.path.dirname, self.scanner.roots))
+        places = (*state, *self.scanner.file_systems(), *above)
+        durable.sync_filesystems(map(Path, places))
 
     @staticmethod
     def _fsync(path: str) -> None:
@@ -215,6 +222,14 @@ class LocalDisk:
                 ),
                 "",
             )
+
+    def mounts(self) -> set[str]:
+        """As the kernel tells (proc_pid_mountinfo(5)): a field in which some bytes are octal."""
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        return {
+            os.fsdecode(OCTAL.sub(lambda found: bytes([int(found[1], 8)]), line.split()[4]))
+            for line in lines
+        }
 
     def make_room(self, replaced: Manifest) -> None:
         """On the file system of versions/."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import activation, peer
+from .. import activation, addresses, peer
 from ..settings import Cluster
 from . import generation as generations
 from . import offers, tree
@@ -42,7 +42,7 @@ class FarEnd:
 
     def send(self, frozen: Path, token: str) -> None:
         """Bring frozen contents into the stage that the peer opened."""
-        peer.send_contents(self.cluster, frozen, token)
+        peer.send_contents(self.cluster, frozen, token, self._serves_no_more)
 
     def commit(self, token: str) -> dict[str, Any]:
         """Have the stage applied."""
@@ -62,11 +62,20 @@ class FarEnd:
     def receive(self, need: list[str], _: Offer, token: str) -> None:
         """Bring contents of the peer into a stage of this node."""
         if need:
-            self.take(need, self.store.incoming / token / "blobs")
+            self.take(need, self.store.incoming / token / "blobs", self._serves_no_more)
 
-    def take(self, need: list[str], directory: Path) -> None:
+    def _serves_no_more(self) -> bool:
+        """Whether a pass is over: it may take hours, and nothing else is done meanwhile."""
+        try:
+            return not addresses.held(self.cluster)
+        except OSError:
+            return False  # not known
+
+    def take(
+        self, need: list[str], directory: Path, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
         """Bring live contents of the peer into a directory, each under its SHA-256."""
-        with self._frozen("freeze", {"need": need}, directory):
+        with self._frozen("freeze", {"need": need}, directory, cancelled):
             pass
 
     def take_kept(self, version: str, path: str, directory: Path) -> tree.Manifest:
@@ -75,11 +84,17 @@ class FarEnd:
             return tree.undump(answer["entries"])
 
     @contextlib.contextmanager
-    def _frozen(self, request: str, payload: Any, directory: Path) -> Iterator[Any]:
+    def _frozen(
+        self,
+        request: str,
+        payload: Any,
+        directory: Path,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Any]:
         token = uuid.uuid4().hex
         answer = self._ask(f"{request} {token}", payload)
         try:
-            peer.take_contents(self.cluster, token, directory)
+            peer.take_contents(self.cluster, token, directory, cancelled)
             yield answer
         finally:
             with contextlib.suppress(peer.PeerError):

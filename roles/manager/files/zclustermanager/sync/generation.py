@@ -137,6 +137,16 @@ def shown(stored: Generation, known: str | None = None) -> Generation:
     return replace(stored, offered=True, known=known or stored.known)
 
 
+def heard(mine: Generation, theirs: Generation) -> Generation:
+    """What the other node says it has, where that does not come from what is here.
+
+    It may have had this once: who was installed anew, or brought back from a copy, has not.
+    """
+    if compare(mine, theirs) in (Relation.AHEAD, Relation.DIVERGED):
+        return replace(mine, known=theirs.id)
+    return mine
+
+
 def first(stored: Generation, digest: str, new_id: str) -> Generation:
     """The first generation of a cluster: the master's, when neither node has one."""
     return stored if stored.id is not None else mint(stored, digest, new_id)

@@ -50,6 +50,13 @@ class Replica:
             self.disk.save(after)
         return after
 
+    def _hear(self, mine: Generation, theirs: Generation) -> Generation:
+        """Note what the peer says it has."""
+        heard = generations.heard(mine, theirs)
+        if heard != mine:
+            self.disk.save(heard)
+        return heard
+
     # Role
 
     def recover(self) -> list[str]:
@@ -140,7 +147,7 @@ class Replica:
             finished = stages.recover(self.disk)
             live = self.disk.scan()
             turn = generations.promoted if i_am_master else generations.demoted
-            mine = self._fold(turn, live)
+            mine = self._hear(self._fold(turn, live), sender.generation)
             answer = generations.judge(mine, sender.generation, i_am_master=i_am_master)
             reply: dict[str, Any] = {
                 "answer": answer.value,
@@ -183,6 +190,7 @@ class Replica:
             stages.recover(self.disk)
             live = self.disk.scan()
             mine = self._fold(generations.promoted if i_am_master else generations.demoted, live)
+            mine = self._hear(mine, asker)
             relation = generations.compare(mine, asker)
             if relation in (Relation.AHEAD, Relation.DIVERGED):
                 mine = self._fold(generations.fetched, live)

@@ -187,7 +187,7 @@ def freezer(
 
     @contextlib.contextmanager
     def freeze(manifest: tree.Manifest, wanted: set[str]) -> Iterator[Path | None]:
-        directory = store.outgoing / uuid.uuid4().hex
+        directory = store.outgoing / f"sending-{uuid.uuid4().hex}"
         directory.mkdir(parents=True, mode=0o700)
         try:
             yield directory if copy_contents(manifest, wanted, directory, store.frozen) else None

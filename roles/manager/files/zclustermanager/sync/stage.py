@@ -143,6 +143,11 @@ def verify(disk: Disk, stage: Stage, live: Manifest) -> None:
         goes = entry.kind == "directory" and (new is None or new.kind != "directory")
         if goes and (own := disk.own(path, live)):
             raise StageError(f"{path} was removed on the master but holds {own} of this node")
+    for path in sorted(disk.mounts() & (live.keys() | stage.target.keys())):
+        one, other = live.get(path), stage.target.get(path)
+        # Owner and mode can be changed in place.
+        if one is None or other is None or (one.kind, one.sha256) != (other.kind, other.sha256):
+            raise StageError(f"{path} is a mount point of this node; unmount it, or exclude it")
     if missing := disk.unknown_owners(stage.target):
         raise StageError(f"this node lacks {', '.join(missing)}; create them on both nodes")
     disk.settle()
@@ -216,8 +221,7 @@ def redo(disk: Disk, stage: Stage, *, begun_now: bool = False) -> list[str]:
             late.let_go(path, old.get(path), target.get(path), spare=target.get(path))
     live = disk.scan()
     mine = {p for p in log["paths"] if not later(live.get(p), old.get(p), target.get(p))}
-    linked = {p: target[p].link for p in mine if p in target and target[p].link}
-    mine -= {p for p in mine if _blocked(p, live, mine) or _blocked(linked.get(p, p), live, mine)}
+    mine = _possible(disk, stage, mine, live, begun_now=begun_now)
     paths = sorted(p for p in mine if not tree.same(live.get(p), target.get(p)))
     if extra := _in_the_way(paths, live, target, log["paths"]):
         late.keep_live([live[path] for path in extra])
@@ -304,14 +308,36 @@ class Late:
         self.disk.settle()
 
 
-def _blocked(path: str, live: Manifest, mine: set[str]) -> bool:
-    """True below something that was a directory and that somebody made a file since."""
-    parent = os.path.dirname(path)
-    while parent in live or parent in mine:
-        if parent in live and live[parent].kind != "directory" and parent not in mine:
+def _possible(
+    disk: Disk, stage: Stage, mine: set[str], live: Manifest, *, begun_now: bool
+) -> set[str]:
+    """The paths that can still have their new state: the others would be in the way for ever.
+
+    Somebody removed since, or made something else of, what a path is in, or has its content from.
+    """
+    target, found = stage.target, set[str]()
+
+    def has_place(path: str) -> bool:
+        parent = os.path.dirname(path)
+        if parent in found:
             return True
-        parent = os.path.dirname(parent)
-    return False
+        # What is in no new directory is a root, or goes with all that it is in.
+        return live[parent].kind == "directory" if parent in live else parent not in target
+
+    def has_content(entry: Entry) -> bool:
+        if entry.link:
+            other = live.get(entry.link)
+            return entry.link in found or (other is not None and other.kind == "file")
+        if begun_now or entry.kind != "file" or entry.path in live:
+            return True
+        there = disk.beside(stage.token, entry.path)
+        return there is not None or disk.arrived(stage.token, entry.sha256) != ""
+
+    # What is above comes first, and what is one more name of a file last.
+    for path in sorted(mine, key=lambda p: (p in target and target[p].link != "", p)):
+        if has_place(path) and (path not in target or has_content(target[path])):
+            found.add(path)
+    return found
 
 
 def _in_the_way(paths: list[str], live: Manifest, target: Manifest, log: list[str]) -> list[str]:

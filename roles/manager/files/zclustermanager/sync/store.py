@@ -20,10 +20,10 @@ from . import generation as generations
 from .generation import Generation
 
 RECORD = ".replaced.json"
-LAID_OUT = ("candidate-*", "diff-*", "dropped-*")
+LAID_OUT = ("candidate-*", "diff-*", "dropped-*", "sending-*")
 NEW = ".new-"
-# Seconds after which copies for the peer are nobody's any more.
-FORGOTTEN = 3600
+# Seconds after which copies for the peer are nobody's any more: no request takes longer.
+FORGOTTEN = 86_400
 NUMBER = re.compile(r"(\d{8})-")
 # What a version holds: content that the master had too, and has replaced; or what exists nowhere
 # else. The second is not given up for the first.
@@ -133,7 +133,9 @@ class Store:
         return [kept for kept in self._all() if kept.name.startswith(NEW)]
 
     def _all(self) -> list[Path]:
-        return sorted(self.versions.iterdir()) if self.versions.is_dir() else []
+        # What somebody copied out beside them is none.
+        found = self.versions.iterdir() if self.versions.is_dir() else ()
+        return sorted(kept for kept in found if kept.is_dir())
 
     def retire(self) -> None:
         """Remove the oldest versions beyond the limits; the newest of either sort stays."""
@@ -155,7 +157,7 @@ class Store:
             shutil.rmtree(self.versions / versions.pop(0), ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what a kill or a power loss left of copies that are laid out to be looked at.
+        """Remove what a kill or a power loss left of copies laid out to be looked at, or sent.
 
         Keys may be among them. For the daemon, when it starts.
         """

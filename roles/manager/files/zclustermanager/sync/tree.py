@@ -334,6 +334,17 @@ def _xattrs(path: str) -> dict[str, str]:
     return found
 
 
+def _manner(path: str, info: os.stat_result) -> dict[str, Any]:
+    """Whose it is, and who may do what with it."""
+    return {
+        "mode": stat.S_IMODE(info.st_mode),
+        "owner": _owner(info.st_uid),
+        "group": _group(info.st_gid),
+        "mtime_ns": info.st_mtime_ns,
+        "xattrs": _xattrs(path),
+    }
+
+
 def _untouched(info: os.stat_result) -> tuple[int, int, int, int]:
     """The same as long as nobody touches a file."""
     return (info.st_dev, info.st_ino, info.st_size, info.st_ctime_ns)
@@ -379,6 +390,8 @@ class Scanner:
         self._linked: set[str] = set()
         self._inodes: dict[tuple[int, int], str] = {}
         self._devices: dict[int, str] = {}
+        # Files that somebody was writing at the last look, and since when.
+        self._writing: dict[str, float] = {}
 
     def doubt(self) -> None:
         """Whatever the watch says: look at every path the next time."""
@@ -421,6 +434,7 @@ class Scanner:
         for directory in watched - found.keys() - above:
             self._forget(directory)
         self._known = {path: known for path, known in self._known.items() if path in found}
+        self._writing = {p: since for p, since in self._writing.items() if os.path.lexists(p)}
         before = self._listing
         if before is None:
             return Listing(found)
@@ -507,6 +521,10 @@ class Scanner:
                     raise
                 continue  # somebody still writes it: it is there once it holds still
             if entry is not None:
+                first = found.get(entry.link)
+                if first is not None and first.sha256 != entry.sha256:
+                    # Written between the two reads: both names have what the first was read with.
+                    entry = replace(first, path=path, link=first.path)
                 found[path] = entry
                 pending.extend(reversed(children))
 
@@ -517,6 +535,12 @@ class Scanner:
     def _forget(self, directory: str) -> None:
         if self.watch:
             self.watch.forget(directory)
+
+    def written(self, seconds: float) -> list[str]:
+        """Files that have not held still for so long: what they are now, no scan has."""
+        with self._alone:
+            started = time.monotonic() - seconds
+            return sorted(path for path, since in self._writing.items() if since <= started)
 
     def file_systems(self) -> list[str]:
         """One directory on each file system that the last scan came across."""
@@ -532,8 +556,10 @@ class Scanner:
             return None
         finally:
             self._known.pop(path, None)
+            self._writing.pop(path, None)
 
     def _entry(self, path: str) -> Entry | None:
+        since = self._writing.pop(path, None)
         info = os.lstat(path)
         if info.st_dev not in self._devices:
             inside = stat.S_ISDIR(info.st_mode)
@@ -548,39 +574,37 @@ class Scanner:
             entry = known.entry
             return entry if entry.link == link else replace(entry, link=link)
         now = time.time_ns()
-        common: dict[str, Any] = {
-            "path": path,
-            "mode": stat.S_IMODE(info.st_mode),
-            "owner": _owner(info.st_uid),
-            "group": _group(info.st_gid),
-            "mtime_ns": info.st_mtime_ns,
-            "xattrs": _xattrs(path),
-        }
         if stat.S_ISDIR(info.st_mode):
-            entry = Entry(kind="directory", **common)
+            entry = Entry(path, "directory", **_manner(path, info))
         elif stat.S_ISLNK(info.st_mode):
-            entry = Entry(kind="symlink", target=os.readlink(path), **common)
+            entry = Entry(path, "symlink", target=os.readlink(path), **_manner(path, info))
         elif stat.S_ISREG(info.st_mode):
-            sha256, size, info = self._digest(path, info)
-            entry = Entry(kind="file", sha256=sha256, size=size, link=link, **common)
+            try:
+                sha256, info = self._read(path)
+            except UnstableError:
+                self._writing[path] = time.monotonic() if since is None else since
+                return self._before(path, info, link)
+            # Of what was read: another may have stood there at the look, for others to read.
+            manner = _manner(path, info)
+            entry = Entry(path, "file", sha256=sha256, size=info.st_size, link=link, **manner)
         else:
             return None  # a socket or FIFO belongs to a running program, not to the configuration
         self._known[path] = Known(_untouched(info), entry, racy=info.st_ctime_ns + RACY_NS > now)
         return entry
 
-    def _digest(self, path: str, info: os.stat_result) -> tuple[str, int, os.stat_result]:
-        try:
-            sha256, after = self._read(path)
-        except UnstableError:
-            last = self._listing.get(path) if self._listing is not None else None
-            if last is None or last.kind != "file":
-                # What is left out is not what its other names are links to.
-                if self._inodes.get((info.st_dev, info.st_ino)) == path:
-                    del self._inodes[info.st_dev, info.st_ino]
-                raise
-            # It never holds still: what it last was is what is offered until it does.
-            return last.sha256, last.size, info
-        return sha256, after.st_size, after
+    def _before(self, path: str, info: os.stat_result, link: str) -> Entry:
+        """What a file that never holds still last was: that is offered until it does.
+
+        As a whole: its content may not be for those to read who may read what stands there now.
+        UnstableError when there was none.
+        """
+        last = self._listing.get(path) if self._listing is not None else None
+        if last is None or last.kind != "file":
+            # What is left out is not what its other names are links to.
+            if self._inodes.get((info.st_dev, info.st_ino)) == path:
+                del self._inodes[info.st_dev, info.st_ino]
+            raise UnstableError(f"{path} changes while it is read")
+        return last if last.link == link else replace(last, link=link)
 
     def _read(self, path: str) -> tuple[str, os.stat_result]:
         """Digest of a file; a copy of the same bytes too, once there was a scan to differ from."""
@@ -605,19 +629,33 @@ class Scanner:
         return sha256, after
 
 
+def _open_file(path: str) -> int:
+    """The descriptor of a file to read; UnstableError when something else stands there by now."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    raise UnstableError(f"{path} was replaced while it was read")
+
+
 def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_result]:
     """SHA-256 of a file that held still while it was read; optionally copied to a descriptor.
 
-    Raises UnstableError when size or ctime change meanwhile, three times over.
+    Raises UnstableError when size or ctime change meanwhile, three times over, and when it is
+    another kind of thing by then.
     """
     for _ in range(3):
         digest = hashlib.sha256()
         if copy_to is not None:
             os.ftruncate(copy_to, 0)
             os.lseek(copy_to, 0, os.SEEK_SET)
-        # Not through a symbolic link, nor into a FIFO, that somebody put there since the look.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with os.fdopen(os.open(path, flags), "rb") as stream:
+        with os.fdopen(_open_file(path), "rb") as stream:
             before = after = os.fstat(stream.fileno())
             # A large file that somebody writes is not read to its end for nothing.
             while _untouched(after) == _untouched(before) and (chunk := stream.read(READ_AT_ONCE)):

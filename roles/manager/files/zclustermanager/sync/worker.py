@@ -28,6 +28,8 @@ SELDOM = 1000
 UNHEARD_PASS = 1.0
 LESS_SELDOM = 100
 DEBOUNCE = 0.03
+# Seconds for which a file may be written until that is said.
+LONG_WRITTEN = 10.0
 UNCHECKED = "; whether it has newer configuration could not be checked"
 RETRY = (0.5, 1.0, 2.0, 3.0, 5.0)
 MOST_NAMED = 100
@@ -158,13 +160,19 @@ class SyncWorker(threading.Thread):
             return "changes are found late: see fs.inotify.max_user_watches"
         return ""
 
+    def _written(self) -> str:
+        """What no pass has as it is now; empty for nothing."""
+        paths = self.scanner.written(LONG_WRITTEN)
+        return f"still being written: {', '.join(paths[:5])}" if paths else ""
+
     def _once(self, *, full: bool) -> bool:
         before = self.result
         try:
             self.result = self._look(full=full, force=full or before.state == "failed")
-            if unheard := self._unheard():
-                why = "; ".join(filter(None, (self.result.why, unheard)))
-                self.result = replace(self.result, why=why)
+            why = "; ".join(filter(None, (self.result.why, self._unheard(), self._written())))
+            self.result = replace(self.result, why=why)
+        except tree.UnstableError as error:
+            self.result = Pass("pending", str(error))
         except peer.RefusedError as error:
             self.result = Pass("failed", str(error))
         except peer.PeerError as error:
@@ -172,10 +180,14 @@ class SyncWorker(threading.Thread):
             self.result = Pass("pending", f"{error}{unknown}")
         except Exception as error:  # noqa: BLE001 - the thread must outlive any pass
             self.result = Pass("failed", str(error))
-        self._retire()
+        try:
+            self._retire()
+            if self.result.state == "in sync":
+                self.store.thaw()
+        except Exception as error:  # noqa: BLE001 - and what comes after it
+            self.result = Pass("failed", str(error))
         if self.result.state == "in sync":
             self.synced_at, self.behind_since = time.monotonic(), None
-            self.store.thaw()
             self.passes += bool(self.result.sent or self.result.pulled)
         elif self.behind_since is None:
             self.behind_since = time.monotonic()
