@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from faults import BUSY, CONNECTIONS, HOLDER_WITHIN, Field, clients, longest_outage
+from faults import BUSY, CONNECTIONS, HOLDER_WITHIN, Field, clients, longest_outage, prioritize
 from product import (
     KERNEL,
     NODE_NAMES,
@@ -396,7 +396,8 @@ def test_each_profile_is_configured_without_a_loss_and_notices_a_dead_master_as_
 ) -> None:
     mine = declare(cluster, tmp_path)
     outages = {}
-    for profile in ("fast", "wan", "standard"):
+    # The fastest last: it is not to be reloaded with the priority that it needs (Lab.real_time).
+    for profile in ("wan", "standard", "fast"):
         at, before = Field(cluster), roles_changed(cluster)
         with clients(cluster.lab) as noticed:
             ok(zcluster(mine, "configure", "--profile", profile))
@@ -404,6 +405,8 @@ def test_each_profile_is_configured_without_a_loss_and_notices_a_dead_master_as_
         insist_nothing_lost(noticed)
         assert (cluster.master, roles_changed(cluster)) == (at.master, before), profile
         wait_for(cluster, at.backup, ready=True)
+        if profile == "fast":
+            prioritize(at, "--rr", "50")
         detection = at.detection
         with traffic(cluster.lab, "--interval-ms", "1", connections=CONNECTIONS) as noticed:
             cluster.lab.power_off(at.master)
@@ -412,11 +415,11 @@ def test_each_profile_is_configured_without_a_loss_and_notices_a_dead_master_as_
         assert noticed.tcp_alive == noticed.tcp_opened == CONNECTIONS, said
         outages[profile] = longest_outage(noticed)
         assert 0 < outages[profile] <= 1000 * detection * BUSY, said
-        if profile != "standard":
+        if profile != "fast":
             cluster.lab.power_on(at.master)
             cluster.wait_settled()
     assert outages["fast"] < outages["wan"]
-    assert adverts(cluster, at.backup) == "0.1"
+    assert adverts(cluster, at.backup) == "0.02"
 
 
 @pytest.mark.matrix
