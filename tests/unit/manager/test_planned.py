@@ -36,6 +36,14 @@ def test_node_that_has_everything_is_ready() -> None:
     assert readiness.reasons(CAUGHT_UP) == ()
 
 
+def test_what_ends_while_the_peer_is_asked_leaves_a_node_ready() -> None:
+    # 300 connections end and a pass is adopted between the peer's answer and a look at this node.
+    assert readiness.while_asked(("g7", 1000), ("g8", 700), MASTER) == ("g7", 1000)
+    assert readiness.while_asked(("g6", 700), ("g7", 1000), MASTER) == ("g7", 1000)
+    assert readiness.while_asked(("g6", None), ("g6", 900), MASTER) == ("g6", 900)
+    assert readiness.while_asked((None, None), (None, None), None) == (None, None)
+
+
 def test_master_is_ready_by_definition() -> None:
     bare = Look(True, True, None, "n2", None, True, None, ("service haproxy has failed",))
     assert readiness.reasons(bare) == ()

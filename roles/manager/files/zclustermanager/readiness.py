@@ -209,17 +209,40 @@ def failed_services(cluster: Cluster) -> tuple[str, ...]:
     return tuple(activation.troubles(activation.report(cluster, master=False)).values())
 
 
+def _own() -> tuple[str | None, int | None]:
+    return Store().generation().id, conntrack.entries("external")
+
+
+def while_asked(
+    before: tuple[str | None, int | None],
+    after: tuple[str | None, int | None],
+    theirs: Standing | None,
+) -> tuple[str | None, int | None]:
+    """Generation and connections of this node when its peer was asked, of before and after.
+
+    Hundreds of connections may end in one moment, and a pass may end: that is no reason to begin
+    anew with a delay of the failback.
+    """
+    (first, mine), (generation, now) = before, after
+    if theirs is not None and theirs.generation == first:
+        generation = first
+    return generation, max((count for count in (mine, now) if count is not None), default=None)
+
+
 def look(cluster: Cluster, blind: tuple[str, ...] = ()) -> Look:
     """Look at this node and ask the peer. `blind`: networks where only the peer sees a witness."""
     serving = bool(addresses.held(cluster))
+    before = _own()
+    theirs = None if serving else ask_peer(cluster)
+    generation, connections = while_asked(before, _own(), theirs)
     return Look(
         serving=serving,
         maintenance=observe.in_maintenance(),
-        peer=None if serving else ask_peer(cluster),
+        peer=theirs,
         peer_name=cluster.peer.hostname,
-        generation=Store().generation().id,
+        generation=generation,
         synchronizes=bool(cluster.sync_paths),
-        connections=conntrack.entries("external"),
+        connections=connections,
         failed=(
             *failed_services(cluster),
             *(f"no witness seen on {name}, but {cluster.peer.hostname} sees one" for name in blind),
