@@ -57,7 +57,7 @@ PER_TURN = {"outage": 5, "many": 1, "false": 1, "http": 5}
 GIVEN_UP = 3
 # The client's own pauses are listed from so many ms on; a gap of which it slept for longer is not
 # the system's.
-PAUSE, SLEPT = 5.0, 20.0
+SLEPT = 5.0
 # A new request every 5 ms, whatever became of the ones before; when each began and was answered.
 REQUESTS = """
 import asyncio, json, sys, time
@@ -328,7 +328,7 @@ def measure_outage(lab: Lab, system: System, connections: int) -> dict[str, Any]
     master = ready(lab, system)
     other = other_than(master)
     pace = ("--message-interval", str(max(0.3, connections / 1000)))
-    lists = ("--gap-ms", str(PAUSE))
+    lists = ("--gap-ms", str(SLEPT))
     with traffic(lab, "--interval-ms", "2", *pace, *lists, connections=connections) as noticed:
         time.sleep(random.uniform(0.5, 0.5 + 2 * system.interval))
         cut = lab.power_off(master)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from product import Cluster, Play, Run, eventually, make_first_master
+from test_planned import wait_for
 from traffic import traffic
 from zcluster_lab import run as run_here
 
@@ -537,57 +538,54 @@ def test_kill_9_of_every_part_fifty_times_ends_in_one_whole_generation(cluster: 
     cluster.wait_settled()
 
 
-@pytest.mark.sync
-def test_overflow_of_the_event_queue_misses_nothing(cluster: Cluster) -> None:
-    knob = Path("/proc/sys/fs/inotify/max_queued_events")
+MANY_KINDS = """
+cd /etc/haproxy; mkdir -p deep/er many
+for i in $(seq 300); do echo $i > many/$i; done
+echo x > deep/er/x; rm many/7; mv many/8 many/eight; chmod 600 many/9
+"""
+"""Changes of every kind, in a directory that is new, too."""
+
+
+@contextlib.contextmanager
+def watching_within(cluster: Cluster, limit: str, value: int) -> Iterator[None]:
+    """A limit of inotify(7) while the manager of n1 begins to watch and the block runs.
+
+    It is the machine's, for root: what is watched already stays so.
+    """
+    knob = Path("/proc/sys/fs/inotify") / limit
     before = knob.read_text()
     try:
-        knob.write_text("2")  # read when the daemon begins to watch
+        knob.write_text(str(value))
         write(cluster, "n1", "systemctl restart zcluster.service")
-        eventually("it is there again", lambda: cluster.status("n1").get("sync") == "in sync")
+        yield
     finally:
         knob.write_text(before)
-    write(
-        cluster,
-        "n1",
-        """
-        cd /etc/haproxy; mkdir -p deep/er many
-        for i in $(seq 300); do echo $i > many/$i; done
-        echo x > deep/er/x; rm many/7; mv many/8 many/eight; chmod 600 many/9
-        """,
-    )
+
+
+@pytest.mark.sync
+def test_overflow_of_the_event_queue_misses_nothing(cluster: Cluster) -> None:
+    with watching_within(cluster, "max_queued_events", 2):
+        eventually("it is there again", lambda: cluster.status("n1").get("sync") == "in sync")
+    write(cluster, "n1", MANY_KINDS)
     settled(cluster)
+
+
+def unheard(cluster: Cluster) -> list[str]:
+    """The nodes that say that they find changes late, or say nothing."""
+    told = {node: str(cluster.status(node).get("message", "inotify")) for node in ("n1", "n2")}
+    return [node for node, message in told.items() if "inotify" in message]
 
 
 @pytest.mark.sync
 def test_limit_of_watches_that_is_reached_is_said_and_misses_nothing(cluster: Cluster) -> None:
-    # The machine's, for root: what is watched stays so, and for a moment nothing comes to it.
-    knob = Path("/proc/sys/fs/inotify/max_user_watches")
-    before = knob.read_text()
-    try:
-        knob.write_text("1")
-        write(cluster, "n1", "systemctl restart zcluster.service")
+    with watching_within(cluster, "max_user_watches", 1):
         eventually("n1 says it", lambda: "see fs.inotify.max_user_watches" in said(cluster))
         assert cluster.status("n1").get("status") == "ok"
-        write(
-            cluster,
-            "n1",
-            """
-            cd /etc/haproxy; mkdir -p deep/er many
-            for i in $(seq 100); do echo $i > many/$i; done
-            echo x > deep/er/x; rm many/7; mv many/8 many/eight; chmod 600 many/9
-            """,
-        )
+        write(cluster, "n1", MANY_KINDS)
         settled(cluster)
         write(cluster, "n1", "echo y > /etc/haproxy/deep/er/x")
         settled(cluster)
-    finally:
-        knob.write_text(before)
-    for node in ("n1", "n2"):
-        eventually(
-            f"{node} has nothing to say any more",
-            lambda node=node: "inotify" not in str(cluster.status(node).get("message", "inotify")),  # type: ignore[misc]
-        )
+    eventually("nobody says it any more", lambda: not unheard(cluster))
     write(cluster, "n1", "echo z > /etc/haproxy/deep/er/x; mkdir -p /etc/haproxy/deep/er/est")
     settled(cluster)
     cluster.wait_settled()
@@ -644,10 +642,7 @@ def test_clocks_that_are_hours_ahead_and_behind_decide_nothing(cluster: Cluster)
     # The newer content has the older times, then the reverse; each node is behind once.
     for off, on in (("n1", "n2"), ("n2", "n1")):
         cluster.lab.power_off(off)
-        eventually(
-            f"{on} is master",
-            lambda on=on: cluster.status(on).get("role") == "master",  # type: ignore[misc]
-        )
+        wait_for(cluster, on, role="master")
         edit_by_its_clock(cluster, on, f"# by {on}")
         cluster.lab.power_on(off)
         settled(cluster)

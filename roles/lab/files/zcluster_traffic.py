@@ -354,7 +354,7 @@ class LongConnection:
         """Alive is who answers at the end."""
         if self.writer is None:
             return
-        if not self.broken and await self.exchange(60):
+        if not self.broken and await self.exchange(10):
             self.report.tcp_alive += 1
         self.writer.transport.abort()
 

@@ -163,7 +163,7 @@ def test_peer_that_comes_back_is_asked_what_it_has(
     assert asked == ["generation", "offer", "offer"]
 
 
-class Slept(Exception):  # noqa: N818
+class SleptError(Exception):
     """The end of a turn of the worker."""
 
 
@@ -173,11 +173,11 @@ def turn(node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch) -> float:
 
     def sleep(seconds: float, *, deaf: bool) -> None:
         slept.append(seconds)
-        raise Slept
+        raise SleptError
 
     monkeypatch.setattr(node, "_sleep", sleep)
     node.cpu_seconds = worker.time.thread_time()
-    with pytest.raises(Slept):
+    with pytest.raises(SleptError):
         node.run()
     return slept[0]
 
