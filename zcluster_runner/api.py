@@ -296,9 +296,9 @@ def settings_for(
     """Return the inventory's variables that the parameters change, and the cluster they are of."""
     if not any(p.goes is Goes.SETTING and p.name in values for p in action.params):
         return {}, cluster or ""
-    from zcluster_runner import configure
+    from zcluster_runner import configure, persisting
 
-    name, hosts = configure.hosts_of(configure.variables_of(target.inventory), cluster or "")
+    name, hosts = configure.hosts_of(persisting.variables_of(target.inventory), cluster or "")
     return configure.settings(action, values, hosts), name
 
 
@@ -314,13 +314,13 @@ def persisted(
     of_host = any(p.host_variable and p.name in values for p in action.params)
     if not (settings or of_host) or not result.succeeded:
         return result
-    from zcluster_runner import configure
+    from zcluster_runner import persisting
 
-    wanted = configure.host_settings(action, values) if of_host else settings
+    wanted = persisting.host_settings(action, values) if of_host else settings
     host = str(values["node"]) if of_host else ""
-    done = configure.persist(target.inventory, cluster, wanted, host, check=result.check)
+    done = persisting.persist(target.inventory, cluster, wanted, host, check=result.check)
     if done.diff:
-        change = Change("localhost", configure.WRITE, done.diff)
+        change = Change("localhost", persisting.WRITE, done.diff)
         result = replace(result, changes=(*result.changes, change))
     if not done.lost:
         return result

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where in the YAML files of an inventory a variable stands, or could: candidates, as text alone.
 
-Whether Ansible then reads what is meant is judged by whoever tries them (``configure.py``).
+Whether Ansible then reads what is meant is judged by whoever tries them (``persisting.py``).
 """
 
 from __future__ import annotations
