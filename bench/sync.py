@@ -10,6 +10,7 @@ one line of .cache/bench/sync.jsonl. ``report`` turns them into docs/sync.md and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -209,7 +210,10 @@ sync {{
 
 @dataclass(frozen=True)
 class System:
-    """One way to keep two trees the same; `script` runs on n1 and is empty for ours."""
+    """One way to keep two trees the same; `script` runs on n1 and is empty for ours.
+
+    archive: what is there once it has looked at both trees; a change before that is a conflict.
+    """
 
     name: str
     label: str
@@ -217,6 +221,7 @@ class System:
     configuration: str = ""
     ssh: str = SSH
     delay: int = 0
+    archive: str = ""
 
     @property
     def ours(self) -> bool:
@@ -240,6 +245,7 @@ SYSTEMS = {
             "unison, looking each second (Debian has no monitor for it)",
             "unison-2.52 {tree} ssh://root@{peer}/{tree} -servercmd unison-2.52 -sshargs '{args}'"
             " -batch -auto -confirmbigdel=false -times -perms -1 -silent -repeat 1",
+            archive="/root/.unison/ar*",
         ),
     )
 }
@@ -303,6 +309,12 @@ class Bench:
             self.shell("n2", "rm -rf /root/.unison")
             unit = "systemd-run --quiet --collect --unit=bench-sync --setenv=HOME=/root"
             self.shell("n1", f"{unit} bash /run/bench.sh")
+            if system.archive:
+                eventually(
+                    "its first pass has ended",
+                    lambda: self.shell("n1", f"ls {system.archive} || true") != "",
+                    timeout=300,
+                )
         self.running = system
         self.arrives()
 
@@ -360,7 +372,8 @@ def measure_single(bench: Bench, _: System) -> dict[str, Any]:
             end = time.monotonic() + PATIENCE
             while value not in seen and time.monotonic() < end:
                 time.sleep(0.02)
-                rest += watching.stdout.read() or ""
+                with contextlib.suppress(BlockingIOError):
+                    rest += os.read(watching.stdout.fileno(), 1 << 16).decode()
                 *lines, rest = rest.split("\n")
                 seen |= {v: float(at) for v, at in (line.rsplit(" ", 1) for line in lines)}
             # It can be there before the writer has looked at its clock.
@@ -436,6 +449,11 @@ def load() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
 
 
+def of_version(rows: Sequence[dict[str, Any]], content: str) -> list[dict[str, Any]]:
+    """The measurements beside one version of the product."""
+    return [row for row in rows if row.get("content") == content]
+
+
 def next_due(rows: Sequence[dict[str, Any]], rounds: dict[str, int], names: Sequence[str]) -> Any:
     """The system, kind and size measured least, relative to what is wanted; None when all is done.
 
@@ -503,17 +521,19 @@ def run(options: argparse.Namespace) -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + options.seconds if options.seconds else math.inf
     rounds = {kind: getattr(options, kind) for kind in KINDS}
+    content = content_id(lab, INVENTORY)
     try:
         prepare(lab)
         bench = Bench(lab)
-        while due := next_due(load(), rounds, options.systems):
+        while due := next_due(of_version(load(), content), rounds, options.systems):
             if time.monotonic() > end:
                 print("out of time: run it again to go on")
                 break
             name, kind, size = due
             bench.run(SYSTEMS[name], size)
             row = {"system": name, "kind": kind, "size": size, "at": round(time.time())}
-            row |= {"load": round(os.getloadavg()[0], 1)} | KINDS[kind][0](bench, SYSTEMS[name])
+            row |= {"content": content, "load": round(os.getloadavg()[0], 1)}
+            row |= KINDS[kind][0](bench, SYSTEMS[name])
             with RESULTS.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
@@ -703,8 +723,10 @@ def plot(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write both files from what was measured on a machine that was not too busy."""
-    rows = [row for row in load() if row["load"] <= options.largest_load]
+    """Write both files from what was measured of the newest version, the machine not too busy."""
+    found = load()
+    rows = of_version(found, found[-1].get("content", "") if found else "")
+    rows = [row for row in rows if row["load"] <= options.largest_load]
     if not rows:
         raise SystemExit(f"{RESULTS}: nothing was measured yet")
     (DOCS / "sync.md").write_text(table(rows), encoding="utf-8")

@@ -191,6 +191,7 @@ class Plan:
     http_rate: float
     cold: str
     gap_ms: float
+    hang: float
 
 
 class Successes:
@@ -594,7 +595,7 @@ async def generate(plan: Plan) -> Report:
             stop.set()
         await wait_or_stop(stop, 0.1)
     report.seconds = round(time.monotonic() - started, 2)
-    _, hanging = await asyncio.wait(tasks, timeout=30)
+    _, hanging = await asyncio.wait(tasks, timeout=plan.hang)
     for task in hanging:
         # It hangs in an exchange: nobody else may read its stream while it does.
         task.cancel()
@@ -629,6 +630,7 @@ def parse() -> argparse.Namespace:
     run.add_argument("--http-rate", type=float, default=20.0)
     run.add_argument("--cold", default="", metavar="ADDRESS/BITS", help="a client that asks ARP")
     run.add_argument("--gap-ms", type=float, default=20.0, help="list gaps from this length on")
+    run.add_argument("--hang", type=float, default=30.0, help="seconds for what hangs at the end")
     return parser.parse_args()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -69,6 +70,12 @@ class SimulatedDisk:
         # Files that somebody is writing, and what the daemon's scanner saw at its last look.
         self.writing: set[str] = set()
         self.seen: Manifest | None = None
+        # What a session of the gate remembers: its own last look, and what was offered last.
+        self.gate_seen: Manifest | None = None
+        self.gate_offered: Manifest | None = None
+
+    def forget_session(self) -> None:
+        self.gate_seen = self.gate_offered = None
 
     def effect(self) -> None:
         self.meanwhile()
@@ -110,6 +117,7 @@ class SimulatedDisk:
         }
         self.live, self.pending, self.swaps = dict(self.durable), {}, {}
         self.writing, self.seen = set(), None
+        self.forget_session()
         self.blobs = {token: dict(blobs) for token, blobs in self.durable_blobs.items()}
         self.versions = list(self.durable_versions)
 
@@ -140,13 +148,13 @@ class SimulatedDisk:
         return found
 
     @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """A process of its own, whose scanner has seen nothing yet."""
-        known, self.seen = self.seen, None
+    def request(self, *, resident: bool) -> Iterator[None]:
+        """A process of its own, whose scanner has seen nothing yet, or only what a session has."""
+        known, self.seen = self.seen, self.gate_seen if resident else None
         try:
             yield
         finally:
-            self.seen = known
+            self.gate_seen, self.seen = self.seen, known
 
     def settle(self, paths: Iterable[str] | None = None) -> None:
         self.effect()
@@ -183,6 +191,10 @@ class SimulatedDisk:
         self.effect()
         for held in (self.stages, self.blobs, self.durable_blobs):
             held.pop(token, None)
+
+    def deliver(self, token: str, sha256: str, content: bytes) -> None:
+        self.effect()
+        self.blobs[token][sha256] = content.decode()
 
     def arrived(self, token: str, sha256: str) -> str:
         content = self.blobs.get(token, {}).get(sha256)
@@ -304,6 +316,7 @@ class Wire:
     here: Node
     world: World
     calls: int = 0
+    offered: Manifest | None = None
 
     @property
     def there(self) -> Node:
@@ -318,32 +331,60 @@ class Wire:
         fault = self.world.fault
         fails = fault is not None and fault.number == self.calls
         if self.world.partitioned or not self.there.up or (fails and not fault.answered):
+            self.over()
             raise GoneError
         try:
-            with self.there.disk.request():
+            with self.there.disk.request(resident=self.world.sessions):
                 result = act()
         except Killed:
+            self.over()
             self.world.died(self.there)
             raise GoneError from None
+        except offers.OfferError as error:
+            raise AssertionError(f"an honest offer is refused: {error}") from error
         except (StageError, DiskError, KeyError, ValueError, OSError) as error:
             raise GoneError(str(error)) from error
         if fails:
+            self.over()
             raise GoneError
         return result
 
-    def _arrives(self, offer: Offer) -> Offer:
-        return offers.undump(offers.dump(offer, CLUSTER), CLUSTER)
+    def over(self) -> None:
+        """The connection ends, and what both ends remember of it."""
+        self.offered = None
+        self.there.disk.forget_session()
+
+    def _arrives(self, offer: Offer, base: Manifest | None = None) -> Offer:
+        return offers.undump(
+            json.loads(json.dumps(offers.dump(offer, CLUSTER, base))),
+            CLUSTER,
+            self.there.disk.gate_offered,
+        )
 
     def reach(self) -> None:
         self._call(lambda: None)
 
-    def offer(self, offer: Offer) -> dict[str, Any]:
+    def offer(self, offer: Offer, frozen: dict[str, str] | None) -> dict[str, Any]:
         token = f"{next(self.world.numbers):032d}"
-        return self._call(
-            lambda: self.there.replica.judge(
-                self._arrives(offer), i_am_master=self.there.vip, token=token
-            )
-        )
+        there, base = self.there, self.offered
+        # A session whose other end has gone is another.
+        if not self.world.sessions or there.disk.gate_offered is None:
+            base = None
+        self.offered = None
+
+        def act() -> dict[str, Any]:
+            sender = self._arrives(offer, base)
+            there.disk.gate_offered = sender.manifest
+            reply = there.replica.judge(sender, i_am_master=there.vip, token=token)
+            if frozen is not None and self.world.sessions:
+                contents = {sha256: content.encode() for sha256, content in frozen.items()}
+                if there.replica.fill(reply, contents):
+                    reply |= self._applied(token)
+            return reply
+
+        reply: dict[str, Any] = self._call(act)
+        self.offered = offer.manifest
+        return reply
 
     def send(self, frozen: dict[str, str], token: str) -> None:
         def act() -> None:
@@ -354,8 +395,12 @@ class Wire:
         self.world.between()
 
     def commit(self, token: str) -> dict[str, Any]:
-        changed = self._call(lambda: self.there.replica.commit(token, i_am_master=self.there.vip))
-        return {"applied": len(changed), "services": {}}
+        applied: dict[str, Any] = self._call(lambda: self._applied(token))
+        return applied
+
+    def _applied(self, token: str) -> dict[str, Any]:
+        changed, whole = self.there.replica.commit(token, i_am_master=self.there.vip)
+        return {"applied": len(changed), "whole": whole, "services": {}}
 
     def fetch(self, mine: Generation) -> tuple[Relation, Offer]:
         relation, offer = self._call(
@@ -444,6 +489,8 @@ class World:
         self.numbers = itertools.count(1)
         self.seen: dict[str, frozenset[str]] = {}
         self.partitioned = False
+        # Whether the gate answers in sessions, or each request by a process of its own.
+        self.sessions = True
         self.fault: Call | None = None
         self.excused: set[str] = set()
         self.written: set[str] = set()
@@ -494,6 +541,7 @@ class World:
     def died(self, node: Node) -> None:
         """A kill in the middle of an effect: of the process, or of the power."""
         node.disk.budget, node.disk.seen = None, None
+        node.disk.forget_session()
         node.sender = node.new_sender()
         if self.power_fails:
             self.power_off(node)

@@ -20,13 +20,10 @@ def answer(
     out = io.StringIO()
     monkeypatch.setattr(receive, "_first_line", lambda: first)
     monkeypatch.setattr(receive, "load", lambda: cluster)
-    monkeypatch.setattr(
-        receive,
-        "sys",
-        SimpleNamespace(
-            stdin=SimpleNamespace(buffer=io.BytesIO(body)), stdout=out, stderr=io.StringIO()
-        ),
-    )
+    stdin = SimpleNamespace(buffer=io.BytesIO(body))
+    streams = SimpleNamespace(stdin=stdin, stdout=out, stderr=io.StringIO())
+    monkeypatch.setattr(receive, "sys", streams)
+    monkeypatch.setattr(receive.session, "sys", streams)
     assert receive.main() == 0
     said: dict[str, Any] = json.loads(out.getvalue())
     return said

@@ -721,9 +721,9 @@ def test_writer_that_never_stops_cannot_starve_a_pass(disk: Disk) -> None:
     (here / "busy").write_text("first")
     offered = far.offer
 
-    def offer(offer: Offer) -> dict[str, Any]:
+    def offer(offer: Offer, frozen: Path | None) -> dict[str, Any]:
         (here / "busy").write_text("written again before it could be sent")
-        return offered(offer)
+        return offered(offer, frozen)
 
     far.offer = offer  # type: ignore[method-assign]
     sender = Sender(Replica(LocalDisk(store, scanner), lambda: "2" * 32), far, freezer(store))
@@ -785,7 +785,7 @@ class Far:
         self.offers: list[Offer] = []
         self.sent: list[set[str]] = []
 
-    def offer(self, offer: Offer) -> dict[str, Any]:
+    def offer(self, offer: Offer, _: Path | None) -> dict[str, Any]:
         self.offers.append(offer)
         need = sorted({e.sha256 for e in offer.manifest.values() if e.sha256})
         return {"answer": self.answer, "stage": "0" * 32, "need": need}

@@ -27,8 +27,9 @@ class TwoNodes(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
 
-    @initialize()
-    def made(self) -> None:
+    @initialize(sessions=st.booleans())
+    def made(self, sessions: bool) -> None:
+        self.world.sessions = sessions
         self.world.nodes[0].vip = True
         for node in self.world.nodes:
             self.world.converge(node)

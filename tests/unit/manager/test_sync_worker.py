@@ -42,11 +42,11 @@ def test_while_something_is_sent_the_nodes_are_not_in_sync(
 ) -> None:
     said = []
 
-    def ask(_: Cluster, request: str, *__: Any, **___: Any) -> dict[str, Any]:
+    def ask(request: str, *_: Any) -> dict[str, Any]:
         said.append((request, node.report()["state"]))
         return {"answer": "equal"}
 
-    monkeypatch.setattr(peer, "ask", ask)
+    monkeypatch.setattr(node.far.channel, "ask", ask)
     node.start_sending()
     node.result, node.behind_since = Pass("in sync"), None
     node.result = node._look(full=False, force=False)
@@ -149,11 +149,11 @@ def test_peer_that_comes_back_is_asked_what_it_has(
 ) -> None:
     asked = []
 
-    def ask(_: Cluster, request: str, *__: Any, **___: Any) -> dict[str, Any]:
+    def ask(request: str, *_: Any) -> dict[str, Any]:
         asked.append(request)
         return {"answer": "equal"}
 
-    monkeypatch.setattr(peer, "ask", ask)
+    monkeypatch.setattr(node.far.channel, "ask", ask)
     node.start_sending()
     node._look(full=False, force=False)
     node._look(full=False, force=False)

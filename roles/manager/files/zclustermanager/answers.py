@@ -55,4 +55,4 @@ def statuses() -> Answers:
 
 def pings() -> Answers:
     """Answers the peer that this node is here, and what it believes it is."""
-    return Answers(lambda cluster: receive.ping(cluster, "", None))
+    return Answers(lambda cluster: receive.ping(receive.Gate(cluster), "", None))

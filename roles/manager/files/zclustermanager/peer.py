@@ -69,17 +69,27 @@ def connected(cluster: Cluster) -> bool:
     return processes.run([*ssh_command(), "-O", "check", f"{USER}@{cluster.peer.ip}"]).ok
 
 
+def ssh_to(cluster: Cluster) -> list[str]:
+    """The same, with the peer's user and address: a request comes behind it."""
+    return [*ssh_command(), "-b", cluster.local.ip, f"{USER}@{cluster.peer.ip}"]
+
+
 def ask(cluster: Cluster, request: str, payload: Any = None, timeout: float = 30.0) -> Any:
     """Send one request of receive.py's table with a JSON document; return its JSON answer."""
     outcome = processes.run(
-        [*ssh_command(), "-b", cluster.local.ip, f"{USER}@{cluster.peer.ip}", request],
+        [*ssh_to(cluster), request],
         timeout=timeout,
         given="" if payload is None else json.dumps(payload),
     )
     if not outcome.ok:
         raise PeerError(f"{cluster.peer.hostname}: {outcome.words}")
+    return judged(cluster, outcome.out)
+
+
+def judged(cluster: Cluster, said: str | bytes) -> Any:
+    """An answer of the peer's gate; PeerError for what is none, or says no."""
     try:
-        answer = json.loads(outcome.out)
+        answer = json.loads(said)
     except json.JSONDecodeError as error:
         raise PeerError(f"{cluster.peer.hostname} answered what is not JSON: {error}") from error
     if "error" in answer:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import activation, addresses, peer
+from ..session import PATIENCE, Channel, Session
 from ..settings import Cluster
 from . import generation as generations
 from . import offers, tree
 from .generation import Generation, Relation
 from .replica import Offer
 from .store import Store
-
-PATIENCE = 120.0
 
 
 class FarEnd:
@@ -27,17 +27,32 @@ class FarEnd:
         self.cluster = cluster
         self.store = store
         self.name = cluster.peer.hostname
+        self.channel = Channel(cluster)
 
     def _ask(self, request: str, payload: Any = None) -> Any:
         return peer.ask(self.cluster, request, payload, timeout=PATIENCE)
 
     def reach(self) -> None:
         """Its gate answers."""
-        self._ask("generation")
+        self.channel.ask("generation")
 
-    def offer(self, offer: Offer) -> dict[str, Any]:
-        """The answer of the peer's `Replica.judge`."""
-        answer: dict[str, Any] = self._ask("offer", offers.dump(offer, self.cluster))
+    def offer(self, offer: Offer, frozen: Path | None) -> dict[str, Any]:
+        """The answer of the peer's `Replica.judge`, or of its `take`."""
+        contents: dict[str, Any] = {}
+        if frozen is not None:
+            read = {f.name: base64.b64encode(f.read_bytes()).decode() for f in frozen.iterdir()}
+            contents["contents"] = read
+
+        def document(session: Session | None) -> dict[str, Any]:
+            base = None
+            if session:
+                # Until it is answered, nobody knows what the far end has of it.
+                base, session.remembered = session.remembered, None
+            return offers.dump(offer, self.cluster, base) | contents
+
+        answer: dict[str, Any] = self.channel.ask("offer", document, self._patience())
+        if self.channel.session:
+            self.channel.session.remembered = offer.manifest
         return answer
 
     def send(self, frozen: Path, token: str) -> None:
@@ -46,10 +61,12 @@ class FarEnd:
 
     def commit(self, token: str) -> dict[str, Any]:
         """Have the stage applied."""
-        # Answered once all that depends on it is activated there.
-        patience = PATIENCE + activation.patience(self.cluster.services)
-        answer: dict[str, Any] = peer.ask(self.cluster, f"commit {token}", timeout=patience)
+        answer: dict[str, Any] = self.channel.ask(f"commit {token}", timeout=self._patience())
         return answer
+
+    def _patience(self) -> float:
+        """What is applied is answered once all that depends on it is activated there."""
+        return PATIENCE + activation.patience(self.cluster.services)
 
     def fetch(self, mine: Generation) -> tuple[Relation, Offer]:
         """What the peer has; judged as sound as any offer of it."""

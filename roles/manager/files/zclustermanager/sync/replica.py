@@ -7,7 +7,7 @@ killed at any point: `recover` then finishes what was begun.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,15 +159,28 @@ class Replica:
                     self.disk.save(generations.adopt(mine, sender.generation))
                     reply["answer"] = Answer.EQUAL.value
                 else:
-                    stages.create(self.disk, token, sender.generation, sender.manifest)
+                    target = sender.manifest
+                    stage = stages.create(self.disk, token, sender.generation, target, live=live)
                     reply["answer"] = Answer.ACCEPT.value
-                    reply |= {"stage": token, "need": stages.needed(live, sender.manifest)}
+                    reply |= {"stage": token, "need": stages.needed(live, target, stage.paths)}
             elif answer is Answer.DIVERGED:
                 reply["differing"] = tree.differing(live, sender.manifest)
         return reply
 
-    def commit(self, token: str, *, i_am_master: bool) -> list[str]:
-        """Verify a stage, judge once more under the lock, apply it; the paths it was about."""
+    def fill(self, reply: dict[str, Any], contents: Mapping[str, bytes]) -> bool:
+        """Put contents that came with an offer into its stage; whether they are all it needs."""
+        whole = reply["answer"] == Answer.ACCEPT.value and contents.keys() >= set(reply["need"])
+        if whole:
+            for sha256 in reply["need"]:
+                self.disk.deliver(reply["stage"], sha256, contents[sha256])
+        return whole
+
+    def commit(self, token: str, *, i_am_master: bool) -> tuple[list[str], bool]:
+        """Verify a stage, judge once more under the lock, apply it.
+
+        The paths it was about; and whether the live tree is its generation now: somebody may have
+        edited another path since the stage was made.
+        """
         with self.disk.lock():
             stage = stages.load(self.disk, token)
             live = self.disk.scan()
@@ -176,7 +189,8 @@ class Replica:
             if answer not in stages.FINISHED:
                 raise StageError(f"refused: {answer.value}")
             stages.verify(self.disk, stage, live)
-            return self._apply(stage, live)
+            changed = self._apply(stage, live)
+            return changed, tree.digest(self.disk.scan()) == stage.generation.digest
 
     def _apply(self, stage: stages.Stage, live: Manifest) -> list[str]:
         stages.begin(self.disk, stage, live)

@@ -32,28 +32,62 @@ class StageError(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """One pass: the generation it brings and its manifest. pulled: this node asked for it."""
+    """One pass: the generation it brings and its manifest. pulled: this node asked for it.
+
+    paths: what it is about; then the manifest has these alone, with the directories they are in.
+    """
 
     token: str
     generation: Generation
     target: Manifest
     pulled: bool = False
+    paths: tuple[str, ...] | None = None
+
+    def differing(self, live: Manifest) -> list[str]:
+        """What it would change."""
+        if self.paths is None:
+            return tree.differing(live, self.target)
+        return [p for p in self.paths if not tree.same(live.get(p), self.target.get(p))]
 
 
 def create(
-    disk: Disk, token: str, generation: Generation, target: Manifest, *, pulled: bool = False
+    disk: Disk,
+    token: str,
+    generation: Generation,
+    target: Manifest,
+    *,
+    live: Manifest | None = None,
+    pulled: bool = False,
 ) -> Stage:
-    """Begin a stage; earlier incomplete ones are dropped (there is one sender)."""
+    """Begin a stage; earlier incomplete ones are dropped (there is one sender).
+
+    With `live` it is about what differs from that: so that it costs what changes, not the tree.
+    """
     for old in disk.tokens():
-        if disk.marked(old, "complete") is None:
+        if not _verified(disk, old):
             disk.drop(old)
+    paths = None if live is None else tuple(tree.differing(live, target))
+    if paths is not None:
+        target = _around(paths, target)
     offer = {
         "generation": generations.dump(generation),
         "manifest": tree.dump(target),
         "pulled": pulled,
+        "paths": paths,
     }
     disk.mark(token, "offer", offer)
-    return Stage(token, generation, target, pulled)
+    return Stage(token, generation, target, pulled, paths)
+
+
+def _around(paths: Iterable[str], target: Manifest) -> Manifest:
+    """These entries, and those of the directories that they are in."""
+    around: set[str] = set()
+    for path in paths:
+        step = path
+        while step not in around and len(step) > 1:
+            around.add(step)
+            step = os.path.dirname(step)
+    return {path: target[path] for path in around if path in target}
 
 
 def load(disk: Disk, token: str) -> Stage:
@@ -61,30 +95,37 @@ def load(disk: Disk, token: str) -> Stage:
     offer = disk.marked(token, "offer")
     if offer is None:
         raise StageError(f"there is no stage {token}")
+    paths = offer.get("paths")
     return Stage(
         token,
         generations.undump(offer["generation"]),
         tree.undump(offer["manifest"]),
         bool(offer.get("pulled")),
+        None if paths is None else tuple(paths),
     )
 
 
-def needed(live: Manifest, target: Manifest) -> list[str]:
+def needed(live: Manifest, target: Manifest, paths: Iterable[str] | None = None) -> list[str]:
     """Contents of the target that the live tree does not have at the same path."""
     return sorted(
         {
-            entry.sha256
-            for path, entry in target.items()
-            if entry.kind == "file" and (path not in live or live[path].sha256 != entry.sha256)
+            target[path].sha256
+            for path in (tree.differing(live, target) if paths is None else paths)
+            if path in target
+            and target[path].kind == "file"
+            and (path not in live or live[path].sha256 != target[path].sha256)
         }
     )
 
 
-def outside(target: Manifest, scanner: Scanner) -> list[str]:
-    """Paths of a manifest that are not below a synchronized path of this node, or are excluded."""
+def outside(target: Manifest, scanner: Scanner, suspects: Manifest | None = None) -> list[str]:
+    """Paths of a manifest that are not below a synchronized path of this node, or are excluded.
+
+    `suspects`: the entries that need a look.
+    """
     return [
         path
-        for path, entry in target.items()
+        for path, entry in (target if suspects is None else suspects).items()
         if os.path.normpath(path) != path
         or not any(path == root or path.startswith(root + "/") for root in scanner.roots)
         or tree.excluded(path, scanner.excludes)
@@ -132,18 +173,19 @@ def _typed(entry: Entry) -> bool:
 
 def verify(disk: Disk, stage: Stage, live: Manifest) -> None:
     """Check every staged content against the manifest and make it durable; mark the stage."""
-    for sha256 in needed(live, stage.target):
+    paths = stage.differing(live)
+    for sha256 in needed(live, stage.target, paths):
         found = disk.arrived(stage.token, sha256)
         if not found:
             raise StageError(f"content {sha256[:12]} did not arrive")
         if found != sha256:
             raise StageError(f"content {sha256[:12]} arrived damaged (it is {found[:12]})")
-    for path, entry in sorted(live.items()):
-        new = stage.target.get(path)
-        goes = entry.kind == "directory" and (new is None or new.kind != "directory")
+    for path in paths:
+        old, new = live.get(path), stage.target.get(path)
+        goes = _is_directory(old) and not _is_directory(new)
         if goes and (own := disk.own(path, live)):
             raise StageError(f"{path} was removed on the master but holds {own} of this node")
-    for path in sorted(disk.mounts() & (live.keys() | stage.target.keys())):
+    for path in sorted(disk.mounts() & set(paths)):
         one, other = live.get(path), stage.target.get(path)
         # Owner and mode can be changed in place.
         if one is None or other is None or (one.kind, one.sha256) != (other.kind, other.sha256):
@@ -151,7 +193,16 @@ def verify(disk: Disk, stage: Stage, live: Manifest) -> None:
     if missing := disk.unknown_owners(stage.target):
         raise StageError(f"this node lacks {', '.join(missing)}; create them on both nodes")
     disk.settle()
-    disk.mark(stage.token, "complete", True)
+    disk.mark(stage.token, "complete" if stage.paths is None else "verified", True)
+
+
+def _verified(disk: Disk, token: str) -> bool:
+    """Whether all of a stage is here.
+
+    One that has only what changes is "complete" once it is begun, no earlier: programs from before
+    there were any take every complete one for the whole tree.
+    """
+    return any(disk.marked(token, mark) is not None for mark in ("complete", "verified"))
 
 
 def begin(disk: Disk, stage: Stage, live: Manifest) -> None:
@@ -160,7 +211,7 @@ def begin(disk: Disk, stage: Stage, live: Manifest) -> None:
     From here on only `redo` helps; what a disk cannot take is found before, and nothing is begun.
     Call it with the lock held and `live` just scanned and judged.
     """
-    paths = tree.differing(live, stage.target)
+    paths = stage.differing(live)
     try:
         if paths:
             replaced = {path: live[path] for path in paths if path in live}
@@ -197,6 +248,12 @@ def _log(disk: Disk, stage: Stage, paths: Iterable[str], old: Manifest) -> None:
     paths = sorted(paths)
     was = tree.dump({p: old[p] for p in paths if p in old})
     disk.mark(stage.token, "applying", {"paths": paths, "old": was})
+    if disk.marked(stage.token, "complete") is None:
+        disk.mark(stage.token, "complete", True)
+
+
+def _is_directory(entry: Entry | None) -> bool:
+    return entry is not None and entry.kind == "directory"
 
 
 def later(found: Entry | None, old: Entry | None, new: Entry | None) -> bool:
@@ -349,6 +406,8 @@ def _in_the_way(paths: list[str], live: Manifest, target: Manifest, log: list[st
         and live[p].kind == "directory"
         and (p not in target or target[p].kind != "directory")
     }
+    if not going:
+        return []
     extra = live.keys() - set(log)
     return sorted(
         (p for p in extra if any(p.startswith(f"{directory}/") for directory in going)),
@@ -374,7 +433,7 @@ def recover(disk: Disk) -> list[str]:
     if tokens:
         _sweep(disk)
     for token in tokens:
-        if disk.marked(token, "complete") is None:
+        if not _verified(disk, token):
             disk.drop(token)
             continue
         stage = load(disk, token)

@@ -144,7 +144,7 @@ class Store:
 
     def make_room(self, size: int, files: int) -> str:
         """Give up what the master has replaced, oldest first, for so much; in words what lacks."""
-        versions = [name for name in self.records() if kind(name) == REPLACED]
+        versions: list[str] | None = None
         while True:
             room = os.statvfs(self.state)
             free = room.f_bavail * room.f_frsize
@@ -152,6 +152,8 @@ class Store:
             inodes = room.f_favail if room.f_files else files
             if free >= size and inodes >= files:
                 return ""
+            if versions is None:
+                versions = [name for name in self.records() if kind(name) == REPLACED]
             if not versions:
                 return f"{size} bytes and {files} inodes are needed, {free} and {inodes} are free"
             shutil.rmtree(self.versions / versions.pop(0), ignore_errors=True)

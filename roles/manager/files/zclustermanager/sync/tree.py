@@ -81,7 +81,9 @@ class Listing(Manifest):
         entries: Mapping[str, Entry],
         _buckets: dict[int, Manifest] | None = None,
         _sums: dict[int, bytes] | None = None,
+        _links: int | None = None,
     ) -> None:
+        """`links`: how many entries are one more name of another."""
         super().__init__(entries)
         if _buckets is None:
             _buckets = {}
@@ -89,6 +91,7 @@ class Listing(Manifest):
                 _buckets.setdefault(_bucket(path), {})[path] = entry
         self._buckets = _buckets
         self._sums = _sums or {number: _sum(bucket) for number, bucket in _buckets.items()}
+        self.links = sum(bool(entry.link) for entry in self.values()) if _links is None else _links
 
     @cached_property
     def digest(self) -> str:
@@ -103,21 +106,41 @@ class Listing(Manifest):
         news = {path: entry for path, entry in news.items() if self.get(path) is not entry}
         if not news:
             return self
-        entries, buckets, sums = dict(self), dict(self._buckets), dict(self._sums)
+        buckets, sums, links = dict(self._buckets), dict(self._sums), self.links
         dirty = {_bucket(path) for path in news}
         for number in dirty:
             buckets[number] = dict(buckets.get(number, {}))
         for path, entry in news.items():
-            for places in (entries, buckets[_bucket(path)]):
-                if entry is None:
-                    places.pop(path, None)
-                else:
-                    places[path] = entry
+            before = self.get(path)
+            links += bool(entry and entry.link) - bool(before and before.link)
+            if entry is None:
+                buckets[_bucket(path)].pop(path, None)
+            else:
+                buckets[_bucket(path)][path] = entry
         for number in dirty:
             sums[number] = _sum(buckets[number])
             if not buckets[number]:
                 del buckets[number], sums[number]
-        return Listing(entries, buckets, sums)
+        found = Listing(self, buckets, sums, links)
+        for path, entry in news.items():
+            if entry is None:
+                found.pop(path, None)
+            else:
+                found[path] = entry
+        return found
+
+    def differing(self, other: Listing) -> list[str]:
+        """Paths that are not the same in another one, sorted; costs what differs."""
+        numbers = {
+            number
+            for number in self._sums.keys() | other._sums.keys()
+            if self._sums.get(number) != other._sums.get(number)
+        }
+        ours, theirs = (
+            {p: e for n in numbers for p, e in listing._buckets.get(n, {}).items()}
+            for listing in (self, other)
+        )
+        return _differing(ours, theirs)
 
 
 def _bucket(path: str) -> int:
@@ -670,9 +693,14 @@ def digest_file(path: str, copy_to: int | None = None) -> tuple[str, os.stat_res
     raise UnstableError(f"{path} changes while it is read")
 
 
+def listed(manifest: Manifest) -> Listing:
+    """A manifest as one that knows its digest."""
+    return manifest if isinstance(manifest, Listing) else Listing(manifest)
+
+
 def digest(manifest: Manifest) -> str:
     """One SHA-256 for the whole content, the same on both nodes when the content is the same."""
-    return manifest.digest if isinstance(manifest, Listing) else Listing(manifest).digest
+    return listed(manifest).digest
 
 
 def same(one: Entry | None, other: Entry | None) -> bool:
@@ -684,6 +712,12 @@ def same(one: Entry | None, other: Entry | None) -> bool:
 
 def differing(ours: Manifest, theirs: Manifest) -> list[str]:
     """Paths that are not the same on both sides, sorted."""
+    if isinstance(ours, Listing) and isinstance(theirs, Listing):
+        return ours.differing(theirs)
+    return _differing(ours, theirs)
+
+
+def _differing(ours: Manifest, theirs: Manifest) -> list[str]:
     return sorted(
         path for path in ours.keys() | theirs.keys() if not same(ours.get(path), theirs.get(path))
     )

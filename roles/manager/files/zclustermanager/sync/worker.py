@@ -46,9 +46,10 @@ class SyncWorker(threading.Thread):
         self.scanner = tree.Scanner(cluster.sync_paths, cluster.sync_excludes, str(store.frozen))
         self._watch()
         self.replica = Replica(LocalDisk(store, self.scanner), new_id)
+        self.far = farend.FarEnd(cluster, store)
         self.sender = Sender(
             self.replica,
-            farend.FarEnd(cluster, store),
+            self.far,
             freezer(store),
             serving=lambda: bool(addresses.held(cluster)),
             validate=lambda stage: candidate.validate(cluster, store, stage),
@@ -225,9 +226,12 @@ class SyncWorker(threading.Thread):
 
     def _look(self, *, full: bool, force: bool) -> Pass:
         if found := operate.paused():
+            self.far.channel.close()
             return Pass("paused", operate.pause_words(found))
         if self.sending:
+            self.far.channel.keep()
             return self.sender.run(trust=not full, force=force)
+        self.far.channel.close()
         return self._drift(full=full)
 
     def _drift(self, *, full: bool) -> Pass:
