@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -163,13 +163,15 @@ class Gate:
         return time.thread_time() - began
 
 
-def _made_of() -> list[tuple[str, int, int]]:
-    """The settings and the programs: what a new process would begin with."""
-    found = []
-    for file in (SETTINGS_FILE, *sorted(Path(__file__).parent.rglob("*.py"))):
-        with contextlib.suppress(FileNotFoundError):
+def _made_of(files: Iterable[Path]) -> list[tuple[int, int] | None]:
+    """What a new process would begin with, so far as it can be another than it was."""
+    found: list[tuple[int, int] | None] = []
+    for file in files:
+        try:
             info = file.stat()
-            found.append((str(file), info.st_ino, info.st_mtime_ns))
+            found.append((info.st_ino, info.st_mtime_ns))
+        except OSError:
+            found.append(None)
     return found
 
 
@@ -325,7 +327,8 @@ def _no(command: object, error: Exception) -> dict[str, Any]:
 
 def _session() -> int:
     """Answer request after request, until there is none for a while."""
-    made_of, cluster, watch = _made_of(), load(), None
+    files = [SETTINGS_FILE, *Path(__file__).parent.rglob("*.py")]
+    made_of, cluster, watch = _made_of(files), load(), None
     if cluster is None:
         raise RequestError("this node is in no cluster")
     with contextlib.suppress(OSError):  # what cannot be watched is looked at
@@ -345,7 +348,7 @@ def _session() -> int:
     signal.alarm(0)
     while line := session.heard(LARGEST["offer"], lambda: signal.alarm(ARRIVES_WITHIN), look):
         # Somebody with other settings, or programs, should answer from here on.
-        if time.monotonic() - began > OLD or _made_of() != made_of:
+        if time.monotonic() - began > OLD or _made_of(files) != made_of:
             break
         session.say(_in_session(gate, line))
         signal.alarm(0)
