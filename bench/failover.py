@@ -310,7 +310,7 @@ def ready(lab: Lab, system: System) -> str:
         now = serving(lab)
         if now != last or len(now) != 1:
             since, last = time.monotonic(), now
-        elif time.monotonic() - since > 2 + 3 * system.detection:
+        elif time.monotonic() - since > 1.5 + 1.5 * system.detection:
             break
         if time.monotonic() > end:
             raise UnusableError(f"nobody serves, or both: {now}")
@@ -338,8 +338,9 @@ def measure_outage(lab: Lab, system: System, connections: int) -> dict[str, Any]
         "interval-ms": 2,
         "message-interval": max(0.3, connections / 1000),
         "gap-ms": SLEPT,
-        # What hangs has 10 s more for its last word.
+        # Together they are longer than the longest pause of TCP after these outages.
         "hang": 3,
+        "last-word": 10 if many else 5,
     }
     options = [word for name, value in words.items() for word in (f"--{name}", str(value))]
     with traffic(lab, *options, connections=connections, first=not many) as noticed:
@@ -347,7 +348,7 @@ def measure_outage(lab: Lab, system: System, connections: int) -> dict[str, Any]
         time.sleep(random.uniform(0.5, 0.5 + 2 * system.interval) + (SETTLES if many else 0))
         cut = lab.power_off(master)
         # Nothing is asked of the node that takes over before it must have done so.
-        time.sleep(1 + 2 * system.detection)
+        time.sleep(1 + 1.4 * system.detection)
         if other not in serving(lab, other):
             raise UnusableError(f"{other} did not take over")
     if noticed.tcp_opened != connections:

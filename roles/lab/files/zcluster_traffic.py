@@ -192,6 +192,7 @@ class Plan:
     cold: str
     gap_ms: float
     hang: float
+    last_word: float
 
 
 class Successes:
@@ -355,7 +356,7 @@ class LongConnection:
         """Alive is who answers at the end."""
         if self.writer is None:
             return
-        if not self.broken and await self.exchange(10):
+        if not self.broken and await self.exchange(self.plan.last_word):
             self.report.tcp_alive += 1
         self.writer.transport.abort()
 
@@ -631,6 +632,7 @@ def parse() -> argparse.Namespace:
     run.add_argument("--cold", default="", metavar="ADDRESS/BITS", help="a client that asks ARP")
     run.add_argument("--gap-ms", type=float, default=20.0, help="list gaps from this length on")
     run.add_argument("--hang", type=float, default=30.0, help="seconds for what hangs at the end")
+    run.add_argument("--last-word", type=float, default=10.0, help="seconds, then it is dead")
     return parser.parse_args()
 
 

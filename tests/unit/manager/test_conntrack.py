@@ -2,13 +2,14 @@
 # What a standby does for its connections, and that a node which has begun to serve does nothing.
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from zclustermanager import conntrack, journal, processes, zombies
+from zclustermanager import conntrack, durable, journal, processes, zombies
 from zclustermanager.conntrack import Commits, Conntrackd, Link, Traffic
 from zclustermanager.zombies import Flow
 
@@ -90,6 +91,21 @@ def test_standby_holds_back_weeds_and_commits(done: list[list[str]]) -> None:
         "delete what has ended",
         "conntrackd -c",
     ]
+
+
+def test_tables_are_read_without_the_lock_that_a_takeover_waits_for(
+    done: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, free = processes.run, []
+
+    def looking(arguments: list[str], **given: object) -> processes.Outcome:
+        with contextlib.suppress(TimeoutError), durable.locked(conntrack.COMMIT_LOCK, 0.0):
+            free.append(arguments[-1])
+        return run(arguments, **given)
+
+    monkeypatch.setattr(processes, "run", looking)
+    standby([True, True, True]).once()
+    assert free == ["cache", "-L", "-e"]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.5, 1.1, 3.0, 5.0])

@@ -251,20 +251,38 @@ class Commits(threading.Thread):
             # What a former master tracks is all there is, until its peer has sent the same.
             self._anew(time.monotonic())
             return COMMIT_EVERY
-        with durable.locked(COMMIT_LOCK):
-            # The lock may have been that of a takeover, after which nothing here may be touched.
-            if not self._standing_by():
-                return COMMIT_EVERY
+        began = time.monotonic()
+        if not self._alone(lambda: self._hold(began)):
+            return COMMIT_EVERY
+        if began >= self._commit_at:
+            # Large tables take long to read: no takeover waits for that.
+            ended = self._ended(began)
             began = time.monotonic()
-            self._hold(began)
-            if began >= self._commit_at:
-                self._weed(began)
-                command("-c", timeout=30.0)
-                ended = time.monotonic()
-                self._commit_at = ended + max(COMMIT_EVERY, (ended - began) / COMMIT_SHARE)
-            # Large tables are committed seldom: what is held back must not run out meanwhile.
-            hold_at = began + COMMIT_EVERY if self._held_at is None else self._held_at + HOLD_AGAIN
-            return max(0.0, min(self._commit_at, hold_at) - time.monotonic())
+            if not self._alone(lambda: self._commit(ended)):
+                return COMMIT_EVERY
+            done = time.monotonic()
+            self._commit_at = done + max(COMMIT_EVERY, (done - began) / COMMIT_SHARE)
+        # Large tables are committed seldom: what is held back must not run out meanwhile.
+        hold_at = began + COMMIT_EVERY if self._held_at is None else self._held_at + HOLD_AGAIN
+        return max(0.0, min(self._commit_at, hold_at) - time.monotonic())
+
+    def _alone(self, act: Callable[[], None]) -> bool:
+        """Do it with no takeover in between; False, and nothing, once this node does not stand by.
+
+        The lock may have been that of a takeover, after which nothing here may be touched.
+        """
+        with durable.locked(COMMIT_LOCK):
+            standing_by = self._standing_by()
+            if standing_by:
+                act()
+            return standing_by
+
+    @staticmethod
+    def _commit(ended: set[zombies.Flow]) -> None:
+        # Should one be wanted after all, the commit that follows brings it back.
+        if ended:
+            zombies.delete(ended)
+        command("-c", timeout=30.0)
 
     def _hold(self, now: float) -> None:
         if self._held_at is None or now - self._held_at >= HOLD_AGAIN:
@@ -274,21 +292,22 @@ class Commits(threading.Thread):
                 journal.record("guard-failed", step="hold", why=refused)
             self._refused = refused
 
-    def _weed(self, now: float) -> None:
-        # Should one be wanted after all, the commit that follows brings it back. Who knows of no
-        # connection at all has not been told, or has just been promoted.
+    def _ended(self, now: float) -> set[zombies.Flow]:
+        """What this node tracks and its peer does not, when it is time to look for that."""
+        # Who knows of no connection at all has not been told, or has just been promoted.
         if now < self._weed_at:
-            return
+            return set()
         foreign = entries("external")
         if not foreign or self._tracked() <= foreign:
-            return
+            return set()
         here = processes.run(["conntrack", "-L"], timeout=10.0)
         told = command("-e", timeout=10.0)
-        if here.ok and told.ok and self._complete(foreign) and self._standing_by():
+        ended: set[zombies.Flow] = set()
+        if here.ok and told.ok and self._complete(foreign):
             ended = zombies.flows(here.out, self._vips) - zombies.flows(told.out, self._vips)
-            zombies.delete(ended)
         took = time.monotonic() - now
         self._weed_at = now + max(WEED_EVERY, took / WEED_SHARE)
+        return ended
 
 
 def kernel_settings(base: Path = Path("/proc/sys")) -> tuple[str, ...]:
