@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from zclustermanager import peer, processes
+from zclustermanager import peer, processes, session
 from zclustermanager.settings import Cluster
 from zclustermanager.sync import operate, tree, worker
 from zclustermanager.sync.generation import Generation
@@ -161,6 +162,24 @@ def test_peer_that_comes_back_is_asked_what_it_has(
     node.peer_is_back()
     node._look(full=False, force=False)
     assert asked == ["generation", "offer", "offer"]
+
+
+def test_session_whose_far_end_has_gone_says_that_what_the_peer_has_is_not_known(
+    node: worker.SyncWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A far end that answers once, and is gone when its input ends.
+    gate = ["sh", "-c", "echo '{}'; read -r _; echo '{}'; sleep 0.3"]
+    monkeypatch.setattr(session, "ssh_to", lambda _: gate)
+    node.start_sending()
+    node.far.reach()
+    node.sender.acknowledged = "1" * 32
+    began = time.monotonic()
+    node._sleep(60.0, deaf=False)  # start_sending has woken it
+    assert node.sender.acknowledged
+    node._sleep(60.0, deaf=False)
+    assert time.monotonic() - began < 30
+    assert node.sender.acknowledged is None
+    assert node.far.channel.session is None
 
 
 class SleptError(Exception):

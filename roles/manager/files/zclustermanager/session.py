@@ -75,6 +75,10 @@ class Session:
         self.used = time.monotonic()
         return answer
 
+    def fileno(self) -> int:
+        """Readable, while nothing is asked, once the far end has left."""
+        return self._link.fileno()
+
     def close(self) -> None:
         """The far end sees it, and leaves."""
         self.open = False

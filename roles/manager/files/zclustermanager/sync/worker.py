@@ -262,7 +262,14 @@ class SyncWorker(threading.Thread):
             selector.register(self._wake, selectors.EVENT_READ)
             if self.watcher and not deaf:
                 selector.register(self.watcher, selectors.EVENT_READ)
+            session = self.far.channel.session
+            if session and session.open:
+                selector.register(session, selectors.EVENT_READ)
             heard = [key.fileobj for key, _ in selector.select(max(0.0, seconds))]
+        if session in heard:
+            # Perhaps with the whole node, which may have come back without what it had.
+            self.far.channel.close()
+            self.sender.acknowledged = None
         if self.watcher in heard:
             time.sleep(DEBOUNCE)
         self.scanner.listen()
