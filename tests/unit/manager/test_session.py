@@ -286,11 +286,16 @@ def test_session_is_kept_while_nothing_changes(
     pair.far.channel.keep()
     assert len(pair.documents) == 1
     monkeypatch.setattr(session, "KEPT", -1.0)
-    pair.far.channel.keep()
+    assert pair.far.channel.keep()
     assert len(pair.documents) == 2
+    opened = pair.far.channel.session
+    assert opened is not None
+    os.kill(opened._process.pid, signal.SIGKILL)
+    opened._process.wait()
+    assert not pair.far.channel.keep()
     pair.far.channel.close()
-    pair.far.channel.keep()
-    assert len(pair.documents) == 2
+    assert pair.far.channel.keep()
+    assert len(pair.documents) == 3
 
 
 def test_peer_of_a_version_without_sessions_is_asked_request_by_request(

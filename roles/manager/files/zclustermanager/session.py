@@ -159,12 +159,15 @@ class Channel:
             self._none_until = time.monotonic() + AGAIN
             return None
 
-    def keep(self) -> None:
-        """Now and then, while nothing is asked."""
+    def keep(self) -> bool:
+        """Now and then, while nothing is asked; False when the far end has gone since."""
         session = self.session
         if session and session.open and time.monotonic() - session.used > KEPT:
-            with contextlib.suppress(PeerError):
+            try:
                 self.ask("generation", timeout=KEEPS_WITHIN)
+            except PeerError:
+                return False
+        return True
 
     def close(self) -> None:
         """Nothing will be asked for a while."""

@@ -37,7 +37,7 @@ class FarEnd:
         self.channel.ask("generation")
 
     def offer(self, offer: Offer, frozen: Path | None) -> dict[str, Any]:
-        """The answer of the peer's `Replica.judge`, or of its `take`."""
+        """The answer of the peer's `Replica.judge`, and of `commit` if that was enough."""
         contents: dict[str, Any] = {}
         if frozen is not None:
             read = {f.name: base64.b64encode(f.read_bytes()).decode() for f in frozen.iterdir()}

@@ -229,7 +229,8 @@ class SyncWorker(threading.Thread):
             self.far.channel.close()
             return Pass("paused", operate.pause_words(found))
         if self.sending:
-            self.far.channel.keep()
+            if not self.far.channel.keep():
+                self.sender.acknowledged = None
             return self.sender.run(trust=not full, force=force)
         self.far.channel.close()
         return self._drift(full=full)
