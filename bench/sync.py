@@ -155,28 +155,24 @@ while True:
         break
     time.sleep(0.05)
 """
-# utime, stime and those of reaped children: whoever ends hands its own to its parent.
+# Of each process its number, utime and stime, with those of reaped children (whoever ends hands its
+# own to its parent), and what is resident.
 CPU = """
-import os, sys
-units, names = sys.argv[1].split(","), sys.argv[2].split(",")
-ticks = pages = 0
+import json, os, sys
+units = sys.argv[1].split(",")
+tick, page, found = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE"), {}
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try:
         with open(f"/proc/{pid}/stat") as file:
-            name, _, fields = file.read().rpartition(")")
+            fields = file.read().rpartition(")")[2].split()
         with open(f"/proc/{pid}/cgroup") as file:
             groups = file.read()
     except OSError:
         continue
-    name = name.partition("(")[2]
-    if units != [""] and not any(unit in groups for unit in units):
-        continue
-    if names != [""] and name not in names:
-        continue
-    fields = fields.split()
-    ticks += sum(map(int, fields[11:15]))
-    pages += int(fields[21])
-print(ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+    if units == [""] or any(unit in groups for unit in units):
+        times = list(map(int, fields[11:15]))
+        found[pid] = [sum(times[:2]) / tick, sum(times) / tick, int(fields[21]) * page / 1e6]
+print(json.dumps(found))
 """
 CHANGES = """
 import sys, time
@@ -333,22 +329,36 @@ class Bench:
                 time.sleep(0.25)
         raise SystemExit("nothing arrives")
 
-    def cpu(self, node: str, units: str = "", names: str = "") -> tuple[float, float]:
-        """CPU seconds and resident MB of processes in these units with these names; all if none."""
-        seconds, megabytes = self.python(node, CPU, units, names).split()
-        return float(seconds), float(megabytes)
+    def processes(self, node: str, units: str = "") -> dict[str, list[float]]:
+        """Of each process in these units (all, if none): own and whole CPU seconds, MB."""
+        found: dict[str, list[float]] = json.loads(self.python(node, CPU, units))
+        return found
 
-    def used(self) -> tuple[float, float, float]:
-        """CPU seconds of what synchronizes on n1 and on n2, and resident MB of both."""
-        if self.running is None or not self.running.ours:
-            one, here = self.cpu("n1", "bench-sync.service")
-            two, there = self.cpu("n2", "ssh.service")
-            return one, two, here + there
-        one, _ = self.cpu("n1", "zcluster.service", "ssh")
-        two, _ = self.cpu("n2", "zcluster-receive,ssh.service")
-        _, here = self.cpu("n1", "zcluster.service")
-        _, there = self.cpu("n2", "zcluster.service,zcluster-receive,ssh.service")
-        return one + self._thread("n1"), two + self._thread("n2"), here + there
+    def everything(self) -> float:
+        """CPU seconds of all that runs on both nodes."""
+        return sum(p[1] for node in ("n1", "n2") for p in self.processes(node).values())
+
+    def synchronizing(self) -> tuple[list[dict[str, float]], float]:
+        """Own CPU seconds of what synchronizes on each node, by process; MB of both together."""
+        ours = self.running is not None and self.running.ours
+        units = (
+            ("zcluster.service", "zcluster-receive,ssh.service")
+            if ours
+            else ("bench-sync.service", "ssh.service")
+        )
+        seconds, megabytes = [], 0.0
+        for node, unit in zip(("n1", "n2"), units, strict=True):
+            found = self.processes(node, unit)
+            megabytes += sum(p[2] for p in found.values())
+            times = {pid: p[0] for pid, p in found.items()}
+            if ours:
+                # Of the daemon the thread that synchronizes: the others do other work.
+                daemon = self.shell(node, "systemctl show -P MainPID zcluster").strip()
+                times[daemon] = self._thread(node)
+            seconds.append(times)
+        if ours:
+            megabytes += sum(p[2] for p in self.processes("n2", "zcluster.service").values())
+        return seconds, megabytes
 
     def _thread(self, node: str) -> float:
         """CPU seconds of the daemon's thread that synchronizes; the others do other work."""
@@ -410,25 +420,26 @@ def measure_delete(bench: Bench, _: System) -> dict[str, Any]:
 def measure_cost(bench: Bench, _: System) -> dict[str, Any]:
     """CPU in per cent of one core, both nodes: at rest, and with ten changes a second; memory."""
     time.sleep(10)
-    began, (one, two, megabytes) = time.monotonic(), bench.used()
-    everything = [bench.cpu(node)[0] for node in ("n1", "n2")]
+    began, (before, megabytes) = time.monotonic(), bench.synchronizing()
+    everything = bench.everything()
     time.sleep(IDLE_SECONDS)
-    one_after, two_after, _mb = bench.used()
-    rest = [bench.cpu(node)[0] for node in ("n1", "n2")]
+    after = bench.synchronizing()[0]
+    rest = bench.everything()
     seconds = time.monotonic() - began
     bench.python("n1", CHANGES, TREE, str(BUSY_SECONDS), str(PER_SECOND))
     # What is not done yet is part of the price.
     _until_equal(bench, TREE, 0.0)
     busy_seconds = time.monotonic() - began - seconds
-    busy = [bench.cpu(node)[0] for node in ("n1", "n2")]
+    busy = bench.everything()
     # The node's other programs need the same as at rest.
-    other = (sum(rest) - sum(everything)) / seconds * busy_seconds
+    other = (rest - everything) / seconds * busy_seconds
     return {
+        # Who came or went meanwhile did other work.
         "idle": [
-            round(100 * (one_after - one) / seconds, 3),
-            round(100 * (two_after - two) / seconds, 3),
+            round(100 * sum(new[p] - old[p] for p in new.keys() & old.keys()) / seconds, 3)
+            for old, new in zip(before, after, strict=True)
         ],
-        "busy": round(100 * (sum(busy) - sum(rest) - other) / BUSY_SECONDS, 1),
+        "busy": round(100 * (busy - rest - other) / BUSY_SECONDS, 1),
         "mb": round(megabytes, 1),
     }
 
@@ -612,6 +623,16 @@ def verdicts(rows: Sequence[dict[str, Any]]) -> list[str]:
     idle = [max(row["idle"]) for row in of(rows, "zcluster", "cost", 10_000)]
     if idle:
         lines.append(said("CPU at rest, per cent, the busier node", statistics.median(idle), 0.1))
+    for kind, what in (("burst", "2,000 files created"), ("delete", "10,000 files deleted")):
+        medians = {
+            name: statistics.median(row["seconds"] or math.inf for row in found)
+            for name in SYSTEMS
+            if (found := of(rows, name, kind, KINDS[kind][1][0]))
+        }
+        others = [value for name, value in medians.items() if name not in ("zcluster", REFERENCE)]
+        if "zcluster" in medians and others:
+            ratio = medians["zcluster"] / min(others)
+            lines.append(said(f"{what}, beside the fastest of the others but that one", ratio, 1))
     ours_all = [row for row in rows if row["system"] == "zcluster"]
     missed = sum(row.get("missed", 0) for row in ours_all)
     missed += sum(ms is None for row in ours_all for ms in row.get("ms", ()))
