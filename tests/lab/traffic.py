@@ -30,18 +30,15 @@ class Noticed:
 
 
 @contextlib.contextmanager
-def traffic(
-    lab: Lab, *arguments: str, connections: int = 100, first: bool = False
-) -> Iterator[Noticed]:
+def traffic(lab: Lab, *arguments: str, connections: int = 100) -> Iterator[Noticed]:
     """UDP and established TCP through the service while the block runs; the report is there after.
 
     The block begins when all connections are open and 200 ms old, the age from which the promise
-    of a failover holds. first: the client goes before all others on the machine that it shares.
+    of a failover holds.
     """
     lab.exec("client", "rm", "-f", READY)
     process = lab.start_process(
         "client",
-        *(("nice", "-n", "-20") if first else ()),
         *PROGRAM,
         *(
             "--vip",
