@@ -215,7 +215,7 @@ class SimulatedDisk:
     def version(self, kind: str) -> str:
         return kind
 
-    def keep(self, version: str, entry: Entry) -> None:
+    def keep(self, version: str, entry: Entry, *, goes: bool = False) -> None:
         self.effect()
         # What the master has replaced is retired at once: nothing else may be missed.
         if (content := self.live.get(entry.path)) is not None and version != store.REPLACED:

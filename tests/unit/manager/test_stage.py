@@ -158,7 +158,7 @@ def test_directory_that_became_a_link_out_of_the_root_leads_nowhere(
     live = scanner.scan()
     (blobs / live[f"{here}/other"].sha256).write_text("other")
     new = replace(live[f"{here}/other"], path=path, mode=0o777)
-    monkeypatch.setattr(local, "_beside", lambda *_: beside)
+    monkeypatch.setattr(local, "_found", lambda *_: beside)
     (here / "d").rename(here / "moved")
     (here / "d").symlink_to(outside)
     before = Scanner([str(outside)], []).scan()
@@ -203,9 +203,10 @@ def test_pass_under_which_a_directory_became_a_link_is_finished_inside_the_root(
     monkeypatch.setattr(local, "put", swap)
     stages.verify(local, stage, local.scan())
     stages.begin(local, stage, local.scan())
-    with pytest.raises(OSError, match=f"Not a directory: '{here}/conf.d/"):
+    with local.lock(), pytest.raises(OSError, match=f"Not a directory: '{here}/conf.d/"):
         stages.redo(local, stage, begun_now=True)
-    stages.recover(local)
+    with local.lock():
+        stages.recover(local)
     assert (outside / "a.cfg").read_text() == "theirs"
     assert [p.name for p in outside.iterdir()] == ["a.cfg"]
     assert (here / "added/deep.cfg").read_text() == "three"
@@ -843,3 +844,116 @@ def test_node_that_does_not_serve_sends_nothing(disk: Disk) -> None:
     sender.serving = lambda: False
     assert sender.run().state == "pending"
     assert far.offers == []
+
+
+def kept_of(local: LocalDisk, path: Path) -> Path:
+    (version,) = local.store.versions.iterdir()
+    return version / str(path).lstrip("/")
+
+
+def test_what_goes_is_kept_as_it_is_and_what_stays_is_copied(disk: Disk) -> None:
+    def change(root: Path) -> None:
+        other = root.parents[1] / "n2/root"
+        for place, text in ((root, "new"), (other, "old")):
+            (place / "replaced").write_text(text)
+            (place / "open to all").write_text("same")
+        (other / "gone").write_text("gone")
+        (root / "open to all").chmod(0o666)
+
+    here, local, stage = staged(disk, change)
+    (here / "open to all").chmod(0o600)
+    before = {name: (here / name).lstat() for name in ("replaced", "gone", "open to all")}
+    arrive(local, stage)
+    for name, text in (("replaced", "old"), ("gone", "gone")):
+        kept = kept_of(local, here / name)
+        assert (kept.read_text(), kept.lstat().st_ino) == (text, before[name].st_ino)
+        assert kept.lstat().st_nlink == 1
+    kept = kept_of(local, here / "open to all")
+    assert kept.lstat().st_ino != before["open to all"].st_ino
+    assert kept.lstat().st_mode & 0o777 == 0o600, "the new mode is the live one's alone"
+    assert (here / "open to all").lstat().st_mode & 0o777 == 0o666
+
+
+def test_another_name_of_what_goes_cannot_change_what_is_kept(disk: Disk) -> None:
+    """Of two names of one file, the master has removed one; the other is written to in place."""
+
+    def change(root: Path) -> None:
+        (root / "hard").unlink()
+
+    here, local, stage = staged(disk, change)
+    (here / "hard").unlink()
+    os.link(here / "conf.d/a.cfg", here / "hard")
+    arrive(local, stage)
+    with (here / "conf.d/a.cfg").open("a") as other:
+        other.write(" and more")
+    assert kept_of(local, here / "hard").read_text() == "one"
+
+
+def test_two_new_files_with_one_content_are_two_files(disk: Disk) -> None:
+    def change(root: Path) -> None:
+        for name in ("first", "second"):
+            (root / name).write_text("the same")
+        (root / "second").chmod(0o600)
+
+    here, local, stage = staged(disk, change)
+    arrive(local, stage)
+    first, second = (here / "first").lstat(), (here / "second").lstat()
+    assert (first.st_nlink, second.st_nlink, second.st_mode & 0o777) == (1, 1, 0o600)
+    assert first.st_ino != second.st_ino
+    assert tree.digest(Scanner(local.scanner.roots, []).scan()) == stage.generation.digest
+
+
+def test_new_file_is_never_more_open_than_it_will_be(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(root: Path) -> None:
+        (root / "key").write_text("secret")
+        (root / "key").chmod(0o600)
+
+    _, local, stage = staged(disk, change)
+    for blob in local.blobs(stage.token).iterdir():
+        blob.chmod(0o644)
+    modes = []
+    link = os.link
+
+    def seen(source: str, target: str, **kwargs: Any) -> None:
+        link(source, target, **kwargs)
+        if "/blobs/" in source:
+            modes.append(os.lstat(target).st_mode & 0o777)
+
+    monkeypatch.setattr(os, "link", seen)
+    arrive(local, stage)
+    assert modes == [0o600]
+
+
+def test_way_leads_to_what_stands_at_a_path_now(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "d").mkdir(parents=True)
+    (root / "d/a").write_text("first")
+    ways = tree.Ways()
+    with ways.to(f"{root}/d/a", str(root)) as name:
+        assert Path(name).read_text() == "first"
+    (root / "d").rename(root / "moved")
+    (root / "d").mkdir()
+    (root / "d/a").write_text("second")
+    with ways.to(f"{root}/d/a", str(root)) as name:
+        assert Path(name).read_text() == "second"
+    (root / "d").rename(root / "again")
+    (root / "d").symlink_to("moved")
+    with pytest.raises(NotADirectoryError), ways.to(f"{root}/d/a", str(root)):
+        pytest.fail("it is a link now")
+    ways.close()
+
+
+def test_ways_keep_few_directories_open(tmp_path: Path) -> None:
+    def opened() -> int:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    ways, before = tree.Ways(), opened()
+    for number in range(50):
+        (tmp_path / f"{number}").mkdir()
+        with ways.to(f"{tmp_path}/{number}/a", str(tmp_path)) as name:
+            Path(name).write_text("x")
+    assert opened() - before <= tree.OPEN_AT_ONCE
+    ways.close()
+    assert opened() == before

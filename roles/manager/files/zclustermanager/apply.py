@@ -271,7 +271,7 @@ def pack(roots: dict[str, str], excludes: Sequence[str]) -> tuple[Manifest, dict
 
     What stays on each node is left out: its place there says so, not the candidate's.
     """
-    manifest: Manifest = {}
+    manifest: tree.Entries = {}
     contents: dict[str, str] = {}
     total = 0
     for path, root in roots.items():

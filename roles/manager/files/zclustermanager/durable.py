@@ -77,6 +77,15 @@ def write(path: Path, content: bytes, mode: int = 0o600) -> None:
     fsync_directory(path.parent)
 
 
+def create(path: str, content: bytes) -> None:
+    """Make a file that is this user's alone; it is not durable yet."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb", buffering=0) as stream:
+        left = memoryview(content)
+        while left:
+            left = left[stream.write(left) :]
+
+
 def write_json(path: Path, value: Any, mode: int = 0o600) -> None:
     """`write` of a JSON document."""
     write(path, json.dumps(value, sort_keys=True).encode() + b"\n", mode)

@@ -95,8 +95,8 @@ class Disk(Protocol):
     def version(self, kind: str) -> str:
         """Begin a kept version (`store.REPLACED`…); its name."""
 
-    def keep(self, version: str, entry: Entry) -> None:
-        """Copy what is live at a path into a version."""
+    def keep(self, version: str, entry: Entry, *, goes: bool = False) -> None:
+        """Copy what is live at a path into a version; `goes`: it will not stay live itself."""
 
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         """Note what a version is about."""
@@ -105,7 +105,7 @@ class Disk(Protocol):
         """Make what is new beside the live path, under the name that this pass has for it."""
 
     def beside(self, token: str, path: str) -> Entry | None:
-        """What is under that name: the new before `put`, what it replaced afterwards."""
+        """What is under that name, as such: the new before `put`, what it replaced afterwards."""
 
     def held(self, token: str, path: str) -> bool:
         """True while somebody still writes to what is under that name."""
@@ -141,11 +141,30 @@ class LocalDisk:
     def __init__(self, store: Store, scanner: Scanner) -> None:
         self.store = store
         self.scanner = scanner
-        self.lock = store.lock
+        # What is known while the lock is held: where what passes have beside live paths is (empty:
+        # nowhere), the directories above those in a directory, the one for a version's copies of
+        # what is in it, and directories that were opened.
+        self._names: dict[tuple[str, str], str] = {}
+        self._upward: dict[str, list[str]] = {}
+        self._copies: dict[tuple[str, str], str] = {}
+        self._ways = tree.Ways()
         self.generation = store.generation
         self.save = store.save
         self.scan = scanner.scan
         self.drop = store.drop
+
+    @contextlib.contextmanager
+    def lock(self, patience: float | None = None) -> Iterator[None]:
+        """That of the store."""
+        with self.store.lock(patience):
+            try:
+                yield
+            finally:
+                for known in (self._names, self._upward, self._copies):
+                    known.clear()
+                self._ways.close()
+                tree.uid.cache_clear()
+                tree.gid.cache_clear()
 
     def settle(self, paths: Iterable[str] | None = None) -> None:
         """fsync(2) for a few paths and their directories, else syncfs(2)."""
@@ -198,7 +217,7 @@ class LocalDisk:
 
     def deliver(self, token: str, sha256: str, content: bytes) -> None:
         """As rsync would."""
-        (self.blobs(token) / sha256).write_bytes(content)
+        durable.create(str(self.blobs(token) / sha256), content)
 
     def arrived(self, token: str, sha256: str) -> str:
         """Read again: what rsync wrote is not believed."""
@@ -252,17 +271,44 @@ class LocalDisk:
         """A directory under versions/."""
         return self.store.new_version(kind)
 
-    def keep(self, version: str, entry: Entry) -> None:
+    def keep(self, version: str, entry: Entry, *, goes: bool = False) -> None:
         """With owner, mode and times, for `sync restore`."""
         if entry.kind == "directory":
             return
-        copy = self.store.version(version) / entry.path.lstrip("/")
-        copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        copy = self._copy_of(version, entry.path)
         with contextlib.suppress(FileNotFoundError), self._beneath(entry.path) as live:
-            self._copy(live, copy)
+            if not (goes and self._second_name(live, copy)):
+                self._copy(live, copy)
+
+    def _copy_of(self, version: str, path: str) -> str:
+        """Where a version has its copy of a path."""
+        directory, name = os.path.split(path)
+        if (version, directory) not in self._copies:
+            place = f"{self.store.version(version)}{directory}"
+            os.makedirs(place, mode=0o700, exist_ok=True)
+            self._copies[version, directory] = place
+        return os.path.join(self._copies[version, directory], name)
+
+    @staticmethod
+    def _second_name(live: str, copy: str) -> bool:
+        """Keep a file itself, if nobody can write to it by another name once it is gone.
+
+        Who writes to it until then overwrites what is kept of it, as he would without us.
+        """
+        info = os.lstat(live)
+        if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
+            return False
+        try:
+            os.link(live, copy, follow_symlinks=False)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return False  # another file system, or one that has no hard links
+        return True
 
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         """Beside the copies."""
+        self._copies.clear()
         self.store.record(version, tree.dump(replaced), added)
 
     def tidy(self) -> None:
@@ -287,10 +333,12 @@ class LocalDisk:
     def make(self, entry: Entry, contents: Path, token: str) -> None:
         """On the same file system, so that a rename is enough."""
         beside = self._beside(token, entry.path)
-        os.makedirs(os.path.dirname(beside), exist_ok=True)
+        if not os.path.isdir(directory := os.path.dirname(beside)):
+            os.makedirs(directory, exist_ok=True)
+        self._names[token, entry.path] = beside
         with self._beneath(beside) as new:
             if entry.kind == "file":
-                self._make_file(new, entry, contents / entry.sha256)
+                self._make_file(new, entry, f"{contents}/{entry.sha256}")
             elif entry.kind == "symlink":
                 os.symlink(entry.target, new)
                 tree.dress(new, entry)
@@ -299,14 +347,25 @@ class LocalDisk:
                 tree.dress(new, entry)
 
     @staticmethod
-    def _make_file(new: str, entry: Entry, blob: Path) -> None:
-        if not blob.exists():
+    def _make_file(new: str, entry: Entry, blob: str) -> None:
+        try:
+            info = os.lstat(blob)
+        except FileNotFoundError:
             # Nothing came for what has the right content: owner and mode are enough.
             if tree.digest_file(entry.path)[0] != entry.sha256:
-                raise DiskError(f"the new content of {entry.path} is not there")
+                raise DiskError(f"the new content of {entry.path} is not there") from None
             return
+        if info.st_nlink == 1:  # the first path with this content gets the file itself
+            os.chmod(blob, 0o600)
+            try:
+                os.link(blob, new, follow_symlinks=False)
+            except OSError:
+                pass  # another file system, or one that has no hard links
+            else:
+                tree.dress(new, entry)
+                return
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with blob.open("rb") as source, os.fdopen(descriptor, "wb") as copy:
+        with open(blob, "rb") as source, os.fdopen(descriptor, "wb") as copy:
             try:
                 copy_holes_too(source.fileno(), copy.fileno())
                 tree.dress_open(copy.fileno(), entry)
@@ -316,54 +375,44 @@ class LocalDisk:
 
     def beside(self, token: str, path: str) -> Entry | None:
         """By its content, for a rename changes the rest."""
-        name = self._beside(token, path)
+        if not (name := self._found(token, path)):
+            return None
         try:
             found = self.scanner.look(name)
         except tree.UnstableError:
             found = Entry(name, "file", 0, "", "")  # no content: it is what nobody has seen
-        return None if found is None else replace(found, path=path)
+        return found
 
     def held(self, token: str, path: str) -> bool:
-        """A lease to read is not given while a file is open for writing (fcntl(2))."""
-        name = self._beside(token, path)
-        try:
-            if os.path.isdir(name) and not os.path.islink(name):
-                return any(os.scandir(name))
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            return False
-        try:
-            # Whoever opens it now, by another hard link, breaks the lease with a signal.
-            fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except OSError as error:
-            return error.errno == errno.EAGAIN
-        finally:
-            os.close(descriptor)
-        return False
+        """True for a directory too that holds something."""
+        return _written_to(self._beside(token, path))
 
     def put(self, token: str, path: str) -> bool:
         """In one step: readers see the old or the new, and no write falls between the two."""
-        with self._both(token, path) as (live, new):
-            if not os.path.lexists(new):
-                return False
-            if (not os.path.isdir(new) or os.path.islink(new)) and self._holds_something(live):
-                raise DiskError(f"{path} must become a file but holds files of this node")
+        if not (beside := self._found(token, path)):
+            return False
+        with self._both(beside, path) as (live, new):
             while True:
                 try:
-                    return self._exchange(new, live)
+                    prepared = os.lstat(new)
                 except FileNotFoundError:
-                    pass
-                with contextlib.suppress(FileExistsError):
-                    durable.renameat2(new, live, durable.NOREPLACE)
-                    return True
-
-    @staticmethod
-    def _holds_something(path: str) -> bool:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return not os.path.islink(path) and any(os.scandir(path))
-        return False
+                    return False
+                try:
+                    stands = os.lstat(live)
+                except FileNotFoundError:
+                    with contextlib.suppress(FileExistsError):
+                        durable.renameat2(new, live, durable.NOREPLACE)
+                        self._names[token, path] = ""
+                        self._upward.pop(path, None)
+                        return True
+                    continue
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    to_a_file = stat.S_ISDIR(stands.st_mode) and not stat.S_ISDIR(prepared.st_mode)
+                    if stat.S_ISDIR(stands.st_mode) or stat.S_ISDIR(prepared.st_mode):
+                        self._upward.clear()
+                    if to_a_file and any(os.scandir(live)):
+                        raise DiskError(f"{path} must become a file but holds files of this node")
+                    return self._exchange(new, live)
 
     @staticmethod
     def _exchange(new: str, path: str) -> bool:
@@ -386,22 +435,20 @@ class LocalDisk:
 
     def take_away(self, token: str, path: str) -> None:
         """Whoever looks for it now finds nothing; who has it open can be waited for."""
-        with contextlib.suppress(FileNotFoundError), self._both(token, path) as (live, aside):
+        beside = self._names[token, path] = self._beside(token, path)
+        with contextlib.suppress(FileNotFoundError), self._both(beside, path) as (live, aside):
             os.rename(live, aside)
 
     def link(self, token: str, entry: Entry) -> None:
         """One more name of a file that is in place."""
         self.forget(token, entry.path)
-        with (
-            self._beneath(entry.link) as other,
-            self._beneath(self._beside(token, entry.path)) as new,
-        ):
+        beside = self._names[token, entry.path] = self._beside(token, entry.path)
+        with self._beneath(entry.link) as other, self._beneath(beside) as new:
             os.link(other, new, follow_symlinks=False)
 
     def keep_beside(self, version: str, token: str, path: str) -> Manifest:
         """Renamed where that is possible: who still writes to it then writes to what is kept."""
-        copy = self.store.version(version) / path.lstrip("/")
-        copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        copy = self._copy_of(version, path)
         with self._beneath(self._beside(token, path)) as name:
             try:
                 os.rename(name, copy)
@@ -415,16 +462,18 @@ class LocalDisk:
                     shutil.copytree(name, copy, symlinks=True, dirs_exist_ok=True)
                 else:
                     self._copy(name, copy)
-        kept = Scanner([str(copy)], []).scan()
-        here = str(copy).removesuffix(path)
+        kept = Scanner([copy], []).scan()
+        here = copy.removesuffix(path)
         return {p: replace(e, path=p, link="") for q, e in kept.items() if (p := q[len(here) :])}
 
     @staticmethod
-    def _copy(path: str, copy: Path) -> None:
+    def _copy(path: str, copy: str) -> None:
         info = os.lstat(path)
         if stat.S_ISREG(info.st_mode):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(copy)  # it may be the second name of something
             source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with os.fdopen(source, "rb"), copy.open("wb") as target:
+            with os.fdopen(source, "rb"), open(copy, "wb") as target:
                 os.fchmod(target.fileno(), 0o600)
                 copy_holes_too(source, target.fileno())
             shutil.copystat(path, copy, follow_symlinks=False)
@@ -434,17 +483,18 @@ class LocalDisk:
 
     def forget(self, token: str, path: str) -> None:
         """It is the new that was not put, or the old that is kept."""
-        beside = self._beside(token, path)
-        if not os.path.lexists(beside):
+        if not (beside := self._found(token, path)):
             return
         with contextlib.suppress(FileNotFoundError), self._beneath(beside) as name:
-            if os.path.isdir(name) and not os.path.islink(name):
-                shutil.rmtree(name)
-            else:
+            try:
                 os.unlink(name)
+            except IsADirectoryError:
+                shutil.rmtree(name)
+        self._names[token, path] = ""
 
     def remove_directory(self, path: str) -> None:
         """What is left in it is this node's own, or was written a moment ago."""
+        self._upward.clear()
         with contextlib.suppress(OSError), self._beneath(path) as live:
             os.rmdir(live)
 
@@ -467,18 +517,27 @@ class LocalDisk:
                             else:
                                 os.unlink(entry.path)
 
-    def _beside(self, token: str, path: str) -> str:
-        """The pass's name for a path: the same after a crash, in the nearest directory there is.
+    @staticmethod
+    def _name(token: str, path: str) -> str:
+        """The pass's name for a path: the same after a crash.
 
         Neither a scan nor a program that reads a conf.d takes it for its own.
         """
         mark = hashlib.sha256(f"{token} {path}".encode("utf-8", "surrogateescape")).hexdigest()
-        name = f"{tree.TEMPORARY_PREFIX}{mark[:32]}"
-        above = self._above(path)
-        return next(
-            (found for d in above if os.path.lexists(found := os.path.join(d, name))),
-            os.path.join(above[-1], name),
-        )
+        return f"{tree.TEMPORARY_PREFIX}{mark[:32]}"
+
+    def _found(self, token: str, path: str) -> str:
+        """Where what has that name is, as far as known; empty for nowhere."""
+        if (token, path) not in self._names:
+            name = self._name(token, path)
+            there = (os.path.join(directory, name) for directory in self._above(path))
+            self._names[token, path] = next(filter(os.path.lexists, there), "")
+        return self._names[token, path]
+
+    def _beside(self, token: str, path: str) -> str:
+        """The same; if it is nowhere, where it would be: in the nearest directory there is."""
+        found = self._found(token, path)
+        return found or os.path.join(self._above(path)[-1], self._name(token, path))
 
     def _root(self, path: str) -> str:
         """The root that a path is in; itself in none."""
@@ -486,13 +545,12 @@ class LocalDisk:
         return next(inside, path)
 
     def _beneath(self, path: str) -> contextlib.AbstractContextManager[str]:
-        """Where to write what is meant for a path, and nowhere else (see `tree.beneath`)."""
-        return tree.beneath(path, self._root(path))
+        """Where to write what is meant for a path, and nowhere else (see `tree.Ways`)."""
+        return self._ways.to(path, self._root(path))
 
     @contextlib.contextmanager
-    def _both(self, token: str, path: str) -> Iterator[tuple[str, str]]:
+    def _both(self, beside: str, path: str) -> Iterator[tuple[str, str]]:
         """The same for a path and the pass's name for it, most often in one directory."""
-        beside = self._beside(token, path)
         directory, name = os.path.split(beside)
         with self._beneath(path) as live:
             if directory == os.path.dirname(path):
@@ -503,15 +561,49 @@ class LocalDisk:
 
     def _above(self, path: str) -> list[str]:
         """The directory of the root of a path, then each real directory on the way to it."""
-        root = self._root(path)
-        above = [os.path.dirname(root)]
-        step = root
-        for part in (*path[len(root) + 1 :].split("/"), ""):
-            if step == path or os.path.islink(step) or not os.path.isdir(step):
-                break
-            above.append(step)
-            step = os.path.join(step, part)
-        return above
+        directory = os.path.dirname(path)
+        if directory not in self._upward:
+            root = self._root(path)
+            above = [os.path.dirname(root)]
+            step = root
+            for part in (*path[len(root) + 1 :].split("/"), ""):
+                if step == path or not _is_directory(step):
+                    break
+                above.append(step)
+                step = os.path.join(step, part)
+            self._upward[directory] = above
+        return self._upward[directory]
+
+
+def _is_directory(path: str) -> bool:
+    """A real one."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _written_to(path: str) -> bool:
+    """A lease to read is not given while a file is open for writing (fcntl(2)).
+
+    A directory: something is in it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            return bool(os.listdir(descriptor))
+        # Whoever opens it now, by another hard link, breaks the lease with a signal.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def copy_holes_too(source: int, target: int) -> None:

@@ -249,7 +249,7 @@ def _write(
         disk.keep(version, entry)
     disk.record(version, replaced, [p for p in paths if p not in live])
     token = uuid.uuid4().hex
-    target = {p: replace(e, link="") for p, e in (live | entries).items()}
+    target = {p: replace(e, link="") for p, e in {**live, **entries}.items()}
     try:
         for path in paths:
             disk.make(target[path], contents, token)

@@ -218,8 +218,8 @@ def begin(disk: Disk, stage: Stage, live: Manifest) -> None:
             disk.make_room(replaced)
             _prepare(disk, stage, paths)
             version = disk.version(_kind(disk.generation(), live))
-            for entry in replaced.values():
-                disk.keep(version, entry)
+            for path, entry in replaced.items():
+                disk.keep(version, entry, goes=later(entry, None, stage.target.get(path)))
             disk.record(version, replaced, [path for path in paths if path not in live])
             disk.settle()
         _log(disk, stage, paths, live)
@@ -335,7 +335,7 @@ class Late:
         self.disk = disk
         self.token = token
         self.version = ""
-        self.kept: Manifest = {}
+        self.kept: tree.Entries = {}
 
     def let_go(
         self, path: str, seen: Entry | None, new: Entry | None, spare: Entry | None = None
@@ -360,7 +360,7 @@ class Late:
 
     def _keep(self, bring: Callable[[str], Manifest]) -> None:
         self.version = self.version or self.disk.version(LATE)
-        self.kept |= bring(self.version)
+        self.kept.update(bring(self.version))
         self.disk.record(self.version, self.kept, [])
         self.disk.settle()
 

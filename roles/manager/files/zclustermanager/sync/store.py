@@ -116,7 +116,7 @@ class Store:
     def record(self, name: str, replaced: list[dict[str, Any]], added: list[str]) -> None:
         """Note durably what a version is about: from now on it is one."""
         where = self.version(name)
-        size = sum(p.lstat().st_size for p in where.rglob("*") if p.is_file() and p.name != RECORD)
+        size = sum(entry["size"] for entry in replaced)
         document = {"replaced": replaced, "added": added, "bytes": size}
         durable.write_json(where / RECORD, document)
         if where.name != name:

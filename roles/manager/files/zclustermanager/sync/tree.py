@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, Protocol
 
 # Filled in by the kernel or by security modules of one machine, not by the configuration's owner.
@@ -34,6 +35,8 @@ RACY_NS = 50_000_000
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_AT_ONCE = 1 << 20
 DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+# Directories that a pass keeps open.
+OPEN_AT_ONCE = 8
 
 
 class UnstableError(OSError):
@@ -70,28 +73,40 @@ class Entry:
 
 
 NAMES = tuple(f.name for f in fields(Entry))
-Manifest = dict[str, Entry]
+Manifest = Mapping[str, Entry]
+Entries = dict[str, Entry]
 
 
 class Listing(Manifest):
-    """A manifest that is never changed, only replaced: so that its digest costs what changed."""
+    """A manifest that is never changed, only replaced: digest and replacing cost what changes."""
 
     def __init__(
         self,
         entries: Mapping[str, Entry],
-        _buckets: dict[int, Manifest] | None = None,
+        _buckets: dict[int, Entries] | None = None,
         _sums: dict[int, bytes] | None = None,
         _links: int | None = None,
     ) -> None:
         """`links`: how many entries are one more name of another."""
-        super().__init__(entries)
         if _buckets is None:
             _buckets = {}
-            for path, entry in self.items():
+            for path, entry in entries.items():
                 _buckets.setdefault(_bucket(path), {})[path] = entry
         self._buckets = _buckets
         self._sums = _sums or {number: _sum(bucket) for number, bucket in _buckets.items()}
         self.links = sum(bool(entry.link) for entry in self.values()) if _links is None else _links
+
+    def __getitem__(self, path: str) -> Entry:
+        return self._buckets.get(_bucket(path), {})[path]
+
+    def __contains__(self, path: object) -> bool:
+        return isinstance(path, str) and path in self._buckets.get(_bucket(path), {})
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self._buckets.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets.values()))
 
     @cached_property
     def digest(self) -> str:
@@ -121,13 +136,7 @@ class Listing(Manifest):
             sums[number] = _sum(buckets[number])
             if not buckets[number]:
                 del buckets[number], sums[number]
-        found = Listing(self, buckets, sums, links)
-        for path, entry in news.items():
-            if entry is None:
-                found.pop(path, None)
-            else:
-                found[path] = entry
-        return found
+        return Listing({}, buckets, sums, links)
 
     def differing(self, other: Listing) -> list[str]:
         """Paths that are not the same in another one, sorted; costs what differs."""
@@ -144,7 +153,7 @@ class Listing(Manifest):
 
 
 def _bucket(path: str) -> int:
-    return zlib.crc32(os.fsencode(path)) % BUCKETS
+    return zlib.crc32(path.encode("utf-8", "surrogateescape")) % BUCKETS
 
 
 def _sum(bucket: Manifest) -> bytes:
@@ -201,6 +210,7 @@ def _group(gid: int) -> str:
         return str(gid)
 
 
+@lru_cache(maxsize=512)
 def uid(name: str) -> int | None:
     """The number of a user on this node; None when there is no such user."""
     try:
@@ -209,6 +219,7 @@ def uid(name: str) -> int | None:
         return int(name) if name.isdigit() else None
 
 
+@lru_cache(maxsize=512)
 def gid(name: str) -> int | None:
     """The number of a group on this node; None when there is no such group."""
     try:
@@ -265,33 +276,75 @@ def sound_xattr(name: str, value: object) -> bool:
     return isinstance(value, str) and form.fullmatch(value) is not None
 
 
-@contextlib.contextmanager
-def beneath(path: str, root: str) -> Iterator[str]:
-    """Another name of a path, on whose way below its root no symbolic link is followed.
+class Ways:
+    """Ways to paths, on which no symbolic link below the root is followed.
 
     Each directory is opened from the one above (openat(2), O_NOFOLLOW): who may write in one could
     make the next a link to anywhere at any moment. What is above a root is the administrator's.
+    The last few that were opened are used again, for as long as they are what their path leads to.
     """
-    above, (directory, name) = os.path.dirname(root), os.path.split(path)
-    opened = ""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[int, tuple[int, int]]] = {}
+
+    def close(self) -> None:
+        """Close them."""
+        while self._open:
+            os.close(self._open.popitem()[1][0])
+
+    __del__ = close
+
+    @contextlib.contextmanager
+    def to(self, path: str, root: str) -> Iterator[str]:
+        """Another name of a path: use it at once, inside of no more than one other."""
+        directory, name = os.path.split(path)
+        try:
+            opened = f"/proc/self/fd/{self._directory(directory, root)}"
+        except OSError as error:
+            error.filename = path
+            raise
+        try:
+            yield f"{opened}/{name}"
+        except OSError as error:
+            # People know it by its path.
+            for said in ("filename", "filename2"):
+                if str(getattr(error, said)).startswith(f"{opened}/"):
+                    setattr(error, said, f"{directory}{getattr(error, said)[len(opened) :]}")
+            raise
+
+    def _directory(self, directory: str, root: str) -> int:
+        known = self._open.pop(directory, None)
+        if known is not None:
+            try:
+                info = os.stat(directory)
+                still = known[1] == (info.st_dev, info.st_ino)
+            except OSError:
+                still = False
+            if not still:
+                os.close(known[0])
+                known = None
+        if known is None:
+            descriptor = _open_directory(directory, os.path.dirname(root))
+            info = os.fstat(descriptor)
+            known = descriptor, (info.st_dev, info.st_ino)
+        # The last used is the last of all, and the first is nobody's any more.
+        self._open[directory] = known
+        if len(self._open) > OPEN_AT_ONCE:
+            os.close(self._open.pop(next(iter(self._open)))[0])
+        return known[0]
+
+
+def _open_directory(directory: str, above: str) -> int:
     descriptor = os.open(above, DIRECTORY)
     try:
         for part in filter(None, directory[len(above) :].split("/")):
             below = os.open(part, DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = below
-        opened = f"/proc/self/fd/{descriptor}"
-        yield f"{opened}/{name}"
-    except OSError as error:
-        # People know it by its path.
-        for said in ("filename", "filename2"):
-            if opened and str(getattr(error, said)).startswith(f"{opened}/"):
-                setattr(error, said, f"{directory}{getattr(error, said)[len(opened) :]}")
-        if not opened:
-            error.filename = path
-        raise
-    finally:
+    except OSError:
         os.close(descriptor)
+        raise
+    return descriptor
 
 
 def dress(path: str, entry: Entry) -> None:
@@ -447,7 +500,7 @@ class Scanner:
     def _everything(self) -> Listing:
         self._inodes.clear()
         self._linked.clear()
-        found: Manifest = {}
+        found: Entries = {}
         watched = set(self.watch.watched()) if self.watch else set()
         above = {os.path.dirname(root) for root in self.roots}
         for directory in above:
@@ -472,7 +525,7 @@ class Scanner:
         for path in news:
             self._known.pop(path, None)
             self._forget(path)
-        found: Manifest = {}
+        found: Entries = {}
         for path in asked:
             if path not in found and self._inside(path, found, news, before):
                 self._walk(path, found, deep=path in news or path not in before)
@@ -522,7 +575,7 @@ class Scanner:
             return False
         return stat.S_ISDIR(info.st_mode) and known.untouched[:2] == (info.st_dev, info.st_ino)
 
-    def _walk(self, top: str, found: Manifest, *, deep: bool = True) -> None:
+    def _walk(self, top: str, found: Entries, *, deep: bool = True) -> None:
         """Put a path and what is in it into a manifest; not deep: the path alone."""
         pending = [top]
         while pending:
@@ -573,22 +626,22 @@ class Scanner:
         """What is at one path, read now; None for nothing, and for what is never synchronized."""
         self._known.pop(path, None)
         try:
-            entry = self._entry(path)
-            return replace(entry, link="") if entry else None
+            return self._entry(path, alone=True)
         except (FileNotFoundError, NotADirectoryError):
             return None
         finally:
             self._known.pop(path, None)
             self._writing.pop(path, None)
 
-    def _entry(self, path: str) -> Entry | None:
+    def _entry(self, path: str, *, alone: bool = False) -> Entry | None:
+        """What is at a path; alone: whatever other names it has."""
         since = self._writing.pop(path, None)
         info = os.lstat(path)
         if info.st_dev not in self._devices:
             inside = stat.S_ISDIR(info.st_mode)
             self._devices[info.st_dev] = path if inside else os.path.dirname(path)
         link = ""
-        if info.st_nlink > 1 and stat.S_ISREG(info.st_mode):
+        if info.st_nlink > 1 and not alone and stat.S_ISREG(info.st_mode):
             self._linked.add(path)
             link = self._inodes.setdefault((info.st_dev, info.st_ino), path)
             link = "" if link == path else link
@@ -728,6 +781,6 @@ def dump(manifest: Manifest) -> list[dict[str, Any]]:
     return [{name: getattr(manifest[p], name) for name in NAMES} for p in sorted(manifest)]
 
 
-def undump(entries: Iterable[dict[str, Any]]) -> Manifest:
+def undump(entries: Iterable[dict[str, Any]]) -> Entries:
     """The inverse of `dump`; TypeError for anything that is not an entry."""
     return {entry["path"]: Entry(**entry) for entry in entries}
