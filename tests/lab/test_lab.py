@@ -291,6 +291,23 @@ def test_snapshot_restore_brings_back_the_disk(bare: Lab) -> None:
         bare.restore("test-one")
 
 
+def test_restored_lab_has_no_connection_of_the_one_before(bare: Lab) -> None:
+    """The backend never hears that a way was cut: thousands of such connections fill its table."""
+    talk = (
+        "import socket, time; s = socket.create_connection(('198.18.20.60', 7000)); time.sleep(600)"
+    )
+    bare.exec("n1", "systemd-run", "--quiet", "python3", "-c", talk)
+
+    def connections() -> list[str]:
+        found = bare.exec("backend", "ss", "-Htn", "state", "established", "sport = :7000")
+        return found.stdout.splitlines()
+
+    eventually("it is connected", lambda: len(connections()) == 1)
+    bare.power_off("n1")
+    bare.restore(BARE)
+    assert connections() == []
+
+
 # -- faults --------------------------------------------------------------------
 
 
