@@ -507,6 +507,24 @@ def test_connection_that_is_killed_stalled_or_refused_loses_nothing(cluster: Clu
     settled(cluster)
 
 
+@pytest.mark.sync
+def test_slow_link_carries_a_large_file_and_what_was_written_meanwhile(cluster: Cluster) -> None:
+    """Three megabytes at 128 kB a second: what goes beyond is dropped on the way."""
+    rule = "iifname eth2 tcp dport 22 limit rate over 128 kbytes/second burst 64 kbytes drop"
+    chain = "type filter hook input priority -400;"
+    write(cluster, "n2", f"nft 'table inet slow {{ chain in {{ {chain} {rule}; }} }}'")
+    try:
+        write(cluster, "n1", "head -c 3M /dev/urandom > /etc/haproxy/large")
+        eventually("it is sent", lambda: cluster.status("n1").get("sync") == "pending")
+        write(cluster, "n1", "echo meanwhile > /etc/haproxy/small")
+        eventually("large", lambda: large(cluster, "n1") == large(cluster, "n2"), timeout=180)
+        settled(cluster, timeout=120)
+        assert cluster.lab.exec("n2", "cat", "/etc/haproxy/small").stdout == "meanwhile\n"
+    finally:
+        write(cluster, "n2", "nft delete table inet slow")
+    settled(cluster)
+
+
 def large(cluster: Cluster, node: str) -> str:
     """What a large file of a node is."""
     return cluster.lab.exec(node, "sha256sum", "/etc/haproxy/large", check=False).stdout
