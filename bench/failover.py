@@ -357,7 +357,8 @@ def measure_outage(lab: Lab, system: System, connections: int) -> dict[str, Any]
         "gap-ms": SLEPT,
         # Together they are longer than the longest pause of TCP after these outages.
         "hang": 3,
-        "last-word": 10 if many else 5,
+        # A client with ten thousand is slow itself; what was reset does not wait for it.
+        "last-word": 60 if many else 5,
     }
     options = [word for name, value in words.items() for word in (f"--{name}", str(value))]
     put_first(lab, first=not many)

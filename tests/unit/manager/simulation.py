@@ -224,6 +224,9 @@ class SimulatedDisk:
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         self.effect()
 
+    def discard(self, version: str) -> None:
+        self.effect()
+
     def tidy(self) -> None:
         pass
 

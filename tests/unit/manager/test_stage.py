@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 from zclustermanager import durable
 from zclustermanager.sync import disk as disks
+from zclustermanager.sync import operate, tree
 from zclustermanager.sync import replica as replicas
 from zclustermanager.sync import stage as stages
-from zclustermanager.sync import tree
 from zclustermanager.sync.disk import LocalDisk, copy_holes_too
 from zclustermanager.sync.generation import Generation, Relation
 from zclustermanager.sync.replica import Offer, Replica
@@ -550,7 +550,7 @@ def test_nothing_gets_its_name_before_it_is_durable(disk: Disk, tmp_path: Path) 
         check=True,
     )
     not_yet: set[str] = set()
-    renamed = []
+    renamed, linked = [], []
     opened: dict[str, str] = {}
     for raw in trace.read_text().splitlines():
         line = raw
@@ -559,6 +559,9 @@ def test_nothing_gets_its_name_before_it_is_durable(disk: Disk, tmp_path: Path) 
         opened |= dict(re.findall(r"= (\d+)<([^>]*)>$", line))
         if found := re.search(r'openat\(.*"([^"]*\.zcluster-[^"]+)", [^,]*O_CREAT', line):
             not_yet.add(found[1])
+        elif found := re.search(r'link\w*\(.*/blobs/[^"]*".*"([^"]*\.zcluster-[^"]+)"', line):
+            not_yet.add(found[1])
+            linked.append(found[1])
         elif found := re.search(r"fsync\(\d+<([^>]*)>\)\s+= 0", line):
             not_yet.discard(found[1])
         elif "syncfs(" in line and line.endswith("= 0"):
@@ -569,6 +572,7 @@ def test_nothing_gets_its_name_before_it_is_durable(disk: Disk, tmp_path: Path) 
                 assert found[1] not in not_yet, f"renamed before it was durable: {line}"
                 assert any("versions" in p for p in renamed)
     assert [p for p in renamed if p.startswith(str(here))]
+    assert linked, "what arrives is put itself"
     assert (here / "conf.d/a.cfg").read_text() == "two"
 
 
@@ -957,3 +961,107 @@ def test_ways_keep_few_directories_open(tmp_path: Path) -> None:
     assert opened() - before <= tree.OPEN_AT_ONCE
     ways.close()
     assert opened() == before
+
+
+def gone(disk: Disk, *names: str) -> tuple[Path, LocalDisk, stages.Stage]:
+    """A pass that removes these; all have the same content."""
+    here, local, stage = staged(disk, lambda _: None)
+    for name in names:
+        (here / name).write_text("old")
+    return here, local, stage
+
+
+def test_what_somebody_goes_on_writing_to_leaves_what_is_kept_alone(disk: Disk) -> None:
+    here, local, stage = gone(disk, "log", "quiet")
+    with local.lock(), (here / "log").open("a") as log:
+        arrive(local, stage)
+        log.write(" and more")
+        log.flush()
+        kept = {p.parts[p.parts.index("versions") + 1].rpartition("-")[2]: p.read_text()
+                for p in local.store.versions.rglob("log")}  # fmt: skip
+    assert kept == {"drift": "old", "late": "old and more"}
+
+
+def test_name_that_somebody_gives_what_goes_leaves_what_is_kept_alone(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, local, stage = gone(disk, "goes")
+    take_away = local.take_away
+
+    def also_named(token: str, path: str) -> None:
+        os.link(path, here.parent / "other")
+        take_away(token, path)
+
+    monkeypatch.setattr(local, "take_away", also_named)
+    with local.lock():
+        arrive(local, stage)
+    (here.parent / "other").write_text("of its own")
+    assert kept_of(local, here / "goes").read_text() == "old"
+
+
+def test_kept_file_that_was_written_to_since_is_brought_back_as_what_it_is(
+    disk: Disk, tmp_path: Path
+) -> None:
+    here, local, stage = gone(disk, "a", "b")
+    arrive(local, stage)
+    kept_of(local, here / "a").write_text("changed")
+    (version,) = local.store.records()
+    found = operate.freeze_kept(local.store, version, str(here), tmp_path / "frozen")
+    texts = {
+        Path(p).name: (tmp_path / "frozen" / e.sha256).read_text()
+        for p, e in found.items()
+        if Path(p).name in ("a", "b")
+    }
+    assert texts == {"a": "changed", "b": "old"}
+    assert {e.size for p, e in found.items() if p.endswith("/a")} == {len("changed")}
+
+
+def test_pass_that_could_not_begin_keeps_nothing_of_what_stays(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, local, stage = gone(disk, "stays")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stages, "_log", full)
+    stages.verify(local, stage, local.scan())
+    with local.lock(), pytest.raises(OSError, match="No space left"):
+        stages.begin(local, stage, local.scan())
+    assert list(local.store.versions.iterdir()) == []
+    assert (here / "stays").stat().st_nlink == 1
+
+
+def test_what_was_written_to_a_new_file_is_not_put_again_as_what_was_sent(disk: Disk) -> None:
+    """It was put, and written to; the pass was cut off, then the file removed."""
+    here, local, stage = staged(disk, lambda root: (root / "new").write_text("sent"))
+    stages.verify(local, stage, local.scan())
+    with local.lock():
+        stages.begin(local, stage, local.scan())
+        assert local.put(stage.token, str(here / "new"))
+    (blob,) = (b for b in local.blobs(stage.token).iterdir() if b.read_text() == "sent")
+    assert blob.stat().st_ino == (here / "new").stat().st_ino
+    with (here / "new").open("a") as new:
+        new.write(" and changed")
+    (here / "new").unlink()
+    with local.lock():
+        stages.recover(local)
+    assert not (here / "new").exists()
+
+
+def test_directory_that_is_moved_away_meanwhile_is_not_made_anew(
+    disk: Disk, tmp_path: Path
+) -> None:
+    here, store, scanner = disk("n2")
+    local, blobs = LocalDisk(store, scanner), tmp_path / "blobs"
+    for directory in (here / "w/d/e", blobs, tmp_path / "outside"):
+        directory.mkdir(parents=True)
+    (here / "other").write_text("other")
+    entry = scanner.scan()[f"{here}/other"]
+    (blobs / entry.sha256).write_text("other")
+    with local.lock():
+        local.make(replace(entry, path=f"{here}/w/d/e/one"), blobs, "0" * 32)
+        (here / "w/d").rename(here / "w/d2")
+        (here / "w/d").symlink_to(tmp_path / "outside")
+        local.make(replace(entry, path=f"{here}/w/d/e/two"), blobs, "0" * 32)
+    assert list((tmp_path / "outside").iterdir()) == []

@@ -79,7 +79,7 @@ def write(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 def create(path: str, content: bytes) -> None:
     """Make a file that is this user's alone; it is not durable yet."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb", buffering=0) as stream:
         left = memoryview(content)
         while left:

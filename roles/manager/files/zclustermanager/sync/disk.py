@@ -101,6 +101,9 @@ class Disk(Protocol):
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         """Note what a version is about."""
 
+    def discard(self, version: str) -> None:
+        """Forget a version: nothing that is in it went."""
+
     def prepare(self, entry: Entry, token: str) -> None:
         """Make what is new beside the live path, under the name that this pass has for it."""
 
@@ -143,10 +146,11 @@ class LocalDisk:
         self.scanner = scanner
         # What is known while the lock is held: where what passes have beside live paths is (empty:
         # nowhere), the directories above those in a directory, the one for a version's copies of
-        # what is in it, and directories that were opened.
+        # what is in it, the version that keeps a file itself, and directories that were opened.
         self._names: dict[tuple[str, str], str] = {}
         self._upward: dict[str, list[str]] = {}
         self._copies: dict[tuple[str, str], str] = {}
+        self._kept: dict[str, str] = {}
         self._ways = tree.Ways()
         self.generation = store.generation
         self.save = store.save
@@ -160,7 +164,7 @@ class LocalDisk:
             try:
                 yield
             finally:
-                for known in (self._names, self._upward, self._copies):
+                for known in (self._names, self._upward, self._copies, self._kept):
                     known.clear()
                 self._ways.close()
                 tree.uid.cache_clear()
@@ -277,7 +281,9 @@ class LocalDisk:
             return
         copy = self._copy_of(version, entry.path)
         with contextlib.suppress(FileNotFoundError), self._beneath(entry.path) as live:
-            if not (goes and self._second_name(live, copy)):
+            if goes and self._second_name(live, copy):
+                self._kept[entry.path] = version
+            else:
                 self._copy(live, copy)
 
     def _copy_of(self, version: str, path: str) -> str:
@@ -291,9 +297,9 @@ class LocalDisk:
 
     @staticmethod
     def _second_name(live: str, copy: str) -> bool:
-        """Keep a file itself, if nobody can write to it by another name once it is gone.
+        """Keep a file itself, if it has no other name by which somebody writes to it later.
 
-        Who writes to it until then overwrites what is kept of it, as he would without us.
+        Who writes to it until it is gone overwrites what is kept of it, as he would without us.
         """
         info = os.lstat(live)
         if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
@@ -305,6 +311,30 @@ class LocalDisk:
         except OSError:
             return False  # another file system, or one that has no hard links
         return True
+
+    def _let_be(self, path: str, displaced: str) -> None:
+        """What somebody has a way to, by another name or open, is kept as a copy instead."""
+        if not (version := self._kept.pop(path, "")):
+            return
+        copy = self._copy_of(version, path)
+        if not os.path.samestat(os.lstat(copy), os.lstat(displaced)):
+            return
+        directory = os.path.dirname(copy)
+        new = os.path.join(directory, f"{tree.TEMPORARY_PREFIX}{os.urandom(16).hex()}")
+        try:
+            self._copy(displaced, new)
+            self._fsync(new)
+            os.rename(new, copy)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new)
+            raise
+        durable.fsync_directory(Path(directory))
+
+    def discard(self, version: str) -> None:
+        """It is unfinished first: a half-removed one would be one of what is left."""
+        self._copies.clear()
+        self.store.discard(version)
 
     def record(self, version: str, replaced: Manifest, added: list[str]) -> None:
         """Beside the copies."""
@@ -333,28 +363,36 @@ class LocalDisk:
     def make(self, entry: Entry, contents: Path, token: str) -> None:
         """On the same file system, so that a rename is enough."""
         beside = self._beside(token, entry.path)
-        if not os.path.isdir(directory := os.path.dirname(beside)):
-            os.makedirs(directory, exist_ok=True)
+        if not _is_directory(os.path.dirname(beside)):
+            # Somebody moved it away since, or there is not even what the root is to be in.
+            self._upward.clear()
+            beside = self._beside(token, entry.path)
+            if (above := os.path.dirname(beside)) == os.path.dirname(self._root(entry.path)):
+                os.makedirs(above, exist_ok=True)
         self._names[token, entry.path] = beside
+        made = True
         with self._beneath(beside) as new:
             if entry.kind == "file":
-                self._make_file(new, entry, f"{contents}/{entry.sha256}")
+                made = self._make_file(new, entry, f"{contents}/{entry.sha256}")
             elif entry.kind == "symlink":
                 os.symlink(entry.target, new)
                 tree.dress(new, entry)
-            elif not os.path.isdir(entry.path) or os.path.islink(entry.path):
+            elif made := not _is_directory(entry.path):
                 os.mkdir(new, 0o700)
                 tree.dress(new, entry)
+        if not made:
+            self._names[token, entry.path] = ""
 
     @staticmethod
-    def _make_file(new: str, entry: Entry, blob: str) -> None:
+    def _make_file(new: str, entry: Entry, blob: str) -> bool:
+        """False for one whose content is in place."""
         try:
             info = os.lstat(blob)
         except FileNotFoundError:
             # Nothing came for what has the right content: owner and mode are enough.
             if tree.digest_file(entry.path)[0] != entry.sha256:
                 raise DiskError(f"the new content of {entry.path} is not there") from None
-            return
+            return False
         if info.st_nlink == 1:  # the first path with this content gets the file itself
             os.chmod(blob, 0o600)
             try:
@@ -363,7 +401,7 @@ class LocalDisk:
                 pass  # another file system, or one that has no hard links
             else:
                 tree.dress(new, entry)
-                return
+                return True
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(blob, "rb") as source, os.fdopen(descriptor, "wb") as copy:
             try:
@@ -372,6 +410,7 @@ class LocalDisk:
             except OSError as error:
                 error.filename = entry.path  # sendfile(2) does not say which disk is full
                 raise
+        return True
 
     def beside(self, token: str, path: str) -> Entry | None:
         """By its content, for a rename changes the rest."""
@@ -436,20 +475,24 @@ class LocalDisk:
     def take_away(self, token: str, path: str) -> None:
         """Whoever looks for it now finds nothing; who has it open can be waited for."""
         beside = self._names[token, path] = self._beside(token, path)
-        with contextlib.suppress(FileNotFoundError), self._both(beside, path) as (live, aside):
-            os.rename(live, aside)
+        try:
+            with self._both(beside, path) as (live, aside):
+                os.rename(live, aside)
+        except FileNotFoundError:
+            self._names[token, path] = ""
 
     def link(self, token: str, entry: Entry) -> None:
         """One more name of a file that is in place."""
         self.forget(token, entry.path)
         beside = self._names[token, entry.path] = self._beside(token, entry.path)
-        with self._beneath(entry.link) as other, self._beneath(beside) as new:
+        with self._both(beside, entry.link) as (other, new):
             os.link(other, new, follow_symlinks=False)
 
     def keep_beside(self, version: str, token: str, path: str) -> Manifest:
         """Renamed where that is possible: who still writes to it then writes to what is kept."""
         copy = self._copy_of(version, path)
         with self._beneath(self._beside(token, path)) as name:
+            self._let_be(path, name)
             try:
                 os.rename(name, copy)
             except OSError as error:
@@ -486,6 +529,9 @@ class LocalDisk:
         if not (beside := self._found(token, path)):
             return
         with contextlib.suppress(FileNotFoundError), self._beneath(beside) as name:
+            # Its name here, the one under versions, and another.
+            if path in self._kept and os.lstat(name).st_nlink > 2:
+                self._let_be(path, name)
             try:
                 os.unlink(name)
             except IsADirectoryError:

@@ -12,6 +12,7 @@ import getpass
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -201,12 +202,18 @@ def kept(store: Store, version: str, path: str) -> Manifest:
 
 
 def freeze_kept(store: Store, version: str, path: str, directory: Path) -> Manifest:
-    """Copy what a version keeps of a path into a directory, each content under its SHA-256."""
-    found = kept(store, version, path)
+    """Copy what a version keeps of a path into a directory, each content under its SHA-256.
+
+    As it is now: who had a file open when it was replaced may have written to it since.
+    """
+    found = {**kept(store, version, path)}
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name, entry in found.items():
         if entry.kind == "file":
-            shutil.copyfile(store.versions / version / name.lstrip("/"), directory / entry.sha256)
+            with tempfile.NamedTemporaryFile(dir=directory, delete=False) as copy:
+                sha256, info = tree.digest_file(f"{store.versions / version}{name}", copy.fileno())
+            os.rename(copy.name, directory / sha256)
+            found[name] = replace(entry, sha256=sha256, size=info.st_size)
     return found
 
 

@@ -211,7 +211,7 @@ def begin(disk: Disk, stage: Stage, live: Manifest) -> None:
     From here on only `redo` helps; what a disk cannot take is found before, and nothing is begun.
     Call it with the lock held and `live` just scanned and judged.
     """
-    paths = stage.differing(live)
+    paths, version = stage.differing(live), ""
     try:
         if paths:
             replaced = {path: live[path] for path in paths if path in live}
@@ -226,6 +226,8 @@ def begin(disk: Disk, stage: Stage, live: Manifest) -> None:
     except (OSError, DiskError):
         disk.drop(stage.token)
         _sweep(disk)
+        if version:
+            disk.discard(version)
         raise
 
 
@@ -385,10 +387,11 @@ def _possible(
         if entry.link:
             other = live.get(entry.link)
             return entry.link in found or (other is not None and other.kind == "file")
-        if begun_now or entry.kind != "file" or entry.path in live:
+        if begun_now or entry.kind != "file" or disk.beside(stage.token, entry.path) is not None:
             return True
-        there = disk.beside(stage.token, entry.path)
-        return there is not None or disk.arrived(stage.token, entry.sha256) != ""
+        # What arrived may be what was put, and written to since.
+        arrived = disk.arrived(stage.token, entry.sha256)
+        return arrived == entry.sha256 or (not arrived and entry.path in live)
 
     # What is above comes first, and what is one more name of a file last.
     for path in sorted(mine, key=lambda p: (p in target and target[p].link != "", p)):

@@ -123,6 +123,13 @@ class Store:
             where.rename(self.versions / name)
             durable.fsync_directory(self.versions)
 
+    def discard(self, name: str) -> None:
+        """Forget a version whose pass was not begun."""
+        new = self.versions / f"{NEW}{name}"
+        with contextlib.suppress(FileNotFoundError):
+            (self.versions / name).rename(new)
+        shutil.rmtree(new, ignore_errors=True)
+
     def records(self) -> dict[str, dict[str, Any]]:
         """Kept versions, oldest first, with what each is about."""
         found = {kept.name: durable.read_json(kept / RECORD) for kept in self._all()}

@@ -316,7 +316,7 @@ class Ways:
         known = self._open.pop(directory, None)
         if known is not None:
             try:
-                info = os.stat(directory)
+                info = os.lstat(directory)
                 still = known[1] == (info.st_dev, info.st_ino)
             except OSError:
                 still = False
@@ -783,4 +783,7 @@ def dump(manifest: Manifest) -> list[dict[str, Any]]:
 
 def undump(entries: Iterable[dict[str, Any]]) -> Entries:
     """The inverse of `dump`; TypeError for anything that is not an entry."""
-    return {entry["path"]: Entry(**entry) for entry in entries}
+    found = [Entry(**entry) for entry in entries]
+    if not all(isinstance(entry.path, str) for entry in found):
+        raise TypeError("a path is no text")
+    return {entry.path: entry for entry in found}
